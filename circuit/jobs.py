@@ -1,0 +1,465 @@
+"""Jobs: long computations in worker processes, with progress, cancelling and a queue.
+
+    page (any session's thread) --submit--> queue here --one at a time per worker--> circuit.worker.work
+                                <--state--- Job        <--progress events, outcome--
+
+``JobServer``  one per web process: the queue, the client of the cluster, the jobs it remembers
+``Job``        one job as its owner sees it; no attribute ever waits for the network
+
+    server = JobServer(warm_up=["torch"])              # returns at once; the worker starts meanwhile
+    job = server.submit(attribute, request, title="IOI")    # attribute(request, *, progress, cancelled)
+    page.write(job.state, job.step, job.total)          # from any thread; later: server.get(job.id)
+    scores = job.result()                               # once job.state is "finished"
+
+A job function is module-level, takes a picklable request and knows no Dask. It calls ``progress(step, total,
+message)`` as often as it likes, and raises ``JobCancelled`` when ``cancelled()`` says so. A job that does not, or
+that takes too much memory, costs the worker process its life and nobody else anything: Dask's nanny starts another.
+
+The queue is kept here, not in Dask: Dask holds one job per worker, so ending a worker can only ever hit the job
+that runs in it, and who comes next is decided in one place (``JobServer._next``).
+"""
+
+import atexit
+import contextlib
+import logging
+import pickle
+import secrets
+import threading
+import time
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import cloudpickle
+
+from circuit import worker
+from circuit.cluster import LocalCluster
+from circuit.errors import CircuitError, JobCancelled, JobError
+
+State = Literal["queued", "starting", "running", "finished", "failed", "cancelled"]
+_log = logging.getLogger(__name__)
+
+_TICK = 0.1  # seconds between two looks at a running job, and at most one progress event in as many
+_UNRESPONSIVE = 30.0  # seconds after which a worker that we have ended, but still seems there, is given up
+_MAX_QUEUED = 100
+_MAX_KEPT = 50  # finished jobs, with their results
+
+
+class Job:
+    """One job as its owner sees it. ``id`` is a capability: who knows it can see and cancel the job."""
+
+    def __init__(self, server: "JobServer", payload: bytes, title: str) -> None:
+        self.id = uuid.uuid4().hex
+        self.title = title
+        self._server = server
+        self._payload = payload  # the pickled function and request; emptied once the job is over
+        self._state: State = "queued"
+        self._asked = time.monotonic()  # when somebody last wanted to know
+        self._progress: tuple[int, int, str] = (0, 0, "")
+        self._mark: tuple[float, int] | None = None  # time and step of this phase's first report
+        self._latest = 0.0  # time of its last
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._worker: str | None = None  # address, once the job has begun
+        self._cancel_reason: str | None = None  # why it should stop, once somebody has asked
+        self._value: Any = None
+        self._exception: CircuitError | None = None
+        self._wake = threading.Event()  # something has happened that the lane should look at
+        self._over = threading.Event()
+
+    @property
+    def state(self) -> State:
+        """"queued", "starting" (the worker is), "running", then "finished", "failed" or "cancelled"."""
+        self._asked = time.monotonic()
+        if self._state == "queued" and not self._server.ready:
+            return "starting"
+        return self._state
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def cancelling(self) -> bool:
+        """Asked to stop, and not stopped yet."""
+        return self._cancel_reason is not None and not self.over
+
+    @property
+    def position(self) -> int | None:
+        """Place in the queue, 1 for the next to run; None for a job that is no longer queued."""
+        return self._server._position(self)
+
+    @property
+    def step(self) -> int:
+        return self._progress[0]
+
+    @property
+    def total(self) -> int:
+        """Steps in all; 0 before the job has said."""
+        return self._progress[1]
+
+    @property
+    def message(self) -> str:
+        return self._progress[2]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the job has run, or ran; 0 before."""
+        if self._started is None:
+            return 0.0
+        return (self._ended or time.monotonic()) - self._started
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to go, at the pace since the first report (loading a model says nothing about it)."""
+        if self._state != "running" or self._mark is None:
+            return None
+        (marked, first), (step, total, _) = self._mark, self._progress
+        if step <= first:
+            return None
+        pace = (self._latest - marked) / (step - first)
+        return max(0.0, (total - step) * pace - (time.monotonic() - self._latest))
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no result, as a sentence for the owner; None while there is nothing to say."""
+        return None if self._exception is None else str(self._exception)
+
+    def result(self) -> Any:
+        """What the function returned. Raises what ended the job, or ``JobError`` if it is not over."""
+        self._asked = time.monotonic()
+        if not self.over:
+            raise JobError(f"The job has no result yet: it is {self.state}.")
+        if self._exception is not None:
+            raise self._exception.with_traceback(None)
+        return self._value
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job is over, for scripts and tests; says whether it is. A page polls ``state``."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.over:
+            self._asked = time.monotonic()
+            left = 1.0 if until is None else until - self._asked
+            if left <= 0:
+                break
+            self._over.wait(min(1.0, left))
+        return self.over
+
+    def cancel(self) -> None:
+        """Take the job out of the queue, or ask it to stop and end its worker if it does not. Returns at once."""
+        self._server._cancel(self, "The job was cancelled.")
+
+    def _report(self, step: int, total: int, message: str) -> None:
+        now = time.monotonic()
+        if self._mark is None or total != self.total or step < self.step:
+            self._mark = (now, step)
+        self._progress, self._latest = (step, total, message), now
+
+
+class JobServer:
+    """Runs jobs on Dask workers, first come, first served. Every method may be called from any thread.
+
+    ``address``        a scheduler to use; without one, workers of our own are started and ended with us. Such a
+                       cluster should be ours alone, with nannies, one thread a worker, and ``--preload
+                       circuit.cluster``; Dask's own settings name its certificates
+    ``workers``        how many jobs run at once
+    ``memory_limit``   of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
+    ``warm_up``        modules that a worker of our own imports as soon as it is up
+    ``grace``          seconds that a cancelled job has to stop by itself
+    ``abandon_after``  seconds after which a job that nobody has asked about is cancelled
+    ``forget_after``   the same for the result of one that is over
+    ``start_timeout``  seconds that a worker may take to begin a job
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int = 1,
+        memory_limit: float | str | None = None,
+        warm_up: Sequence[str] = ("torch", "transformer_lens"),
+        grace: float = 3.0,
+        abandon_after: float = 600.0,
+        forget_after: float = 3600.0,
+        start_timeout: float = 120.0,
+    ) -> None:
+        self._address = address
+        self._cluster_options: dict[str, Any] = {
+            "workers": workers,
+            "memory_limit": memory_limit,
+            "warm_up": warm_up,
+        }
+        self._grace = grace
+        self._abandon_after = abandon_after
+        self._forget_after = forget_after
+        self._start_timeout = start_timeout
+
+        self._changed = threading.Condition()  # guards the next three and every job's state
+        self._queue: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._closed = False
+
+        self._connecting = threading.Lock()  # guards the next three
+        self._cluster: LocalCluster | None = None
+        self._client: Any = None
+        self._topic = ""
+        self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
+
+        atexit.register(self.close)
+        for number in range(workers):
+            threading.Thread(target=self._lane, name=f"job-lane-{number}", daemon=True).start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a scheduler to hand jobs to. Jobs are taken in either case."""
+        return self._client is not None
+
+    def submit(self, function: Callable[..., Any], request: Any, *, title: str = "") -> Job:
+        """Queue ``function(request, progress=..., cancelled=...)``. What it is given is what ``request`` is now."""
+        job = Job(self, cloudpickle.dumps((function, request)), title)
+        with self._changed:
+            if self._closed:
+                raise JobError("The server is shutting down and takes no more jobs.")
+            if len(self._queue) >= _MAX_QUEUED:
+                raise JobError(f"{_MAX_QUEUED} jobs are waiting already. Try again when some are done.")
+            self._jobs[job.id] = job
+            self._queue.append(job)
+            self._changed.notify()
+        self._sweep()
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with this id, unless there never was one or it is forgotten."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job._asked = time.monotonic()
+        return job
+
+    def close(self) -> None:
+        """Cancel every job and end the processes that we started. Safe to call twice."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            for job in list(self._jobs.values()):
+                self._finish(job, "cancelled", JobCancelled("The server was shut down."))
+            self._queue.clear()
+            self._changed.notify_all()
+        atexit.unregister(self.close)
+        with self._connecting:
+            self._disconnect()
+
+    # --- the queue ---
+
+    def _next(self) -> Job | None:
+        """Wait for the job to run next and take it off the queue; None once the server is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._queue)
+            if self._closed:
+                return None
+            job = self._queue.popleft()
+            job._state = "starting"
+            return job
+
+    def _position(self, job: Job) -> int | None:
+        with self._changed:
+            return self._queue.index(job) + 1 if job in self._queue else None
+
+    def _cancel(self, job: Job, why: str) -> None:
+        with self._changed:
+            if job in self._queue:
+                self._queue.remove(job)
+                self._finish(job, "cancelled", JobCancelled(why))
+            elif not job.over and not job.cancelling:
+                job._cancel_reason = why
+                job._wake.set()
+
+    def _finish(
+        self, job: Job, state: State, exception: CircuitError | None = None, value: Any = None
+    ) -> None:
+        """Give a job its last state, unless it has one."""
+        with self._changed:
+            if job.over:
+                return
+            job._state, job._exception, job._value = state, exception, value
+            job._ended = job._asked = time.monotonic()
+            job._payload = b""
+            job._over.set()
+            job._wake.set()
+
+    def _sweep(self) -> None:
+        """Cancel what nobody waits for, forget what nobody has looked at."""
+        now = time.monotonic()
+        with self._changed:
+            jobs = sorted(self._jobs.values(), key=lambda job: job._asked)
+            over = [job for job in jobs if job.over]
+            for number, job in enumerate(over):
+                if len(over) - number > _MAX_KEPT or now - job._asked > self._forget_after:
+                    del self._jobs[job.id]
+            for job in jobs:
+                if not job.over and now - job._asked > self._abandon_after:
+                    self._cancel(job, "The job was cancelled because nobody had looked at it for a while.")
+
+    # --- one thread per worker carries jobs to Dask ---
+
+    def _lane(self) -> None:
+        with contextlib.suppress(Exception):  # the first job will meet the same problem and report it
+            self._connect()
+        while (job := self._next()) is not None:
+            try:
+                self._carry(job)
+            except Exception:
+                if not self._closed:
+                    text = "The workers could not be reached"
+                    self._finish(job, "failed", _unexpected(text, traceback.format_exc()))
+
+    def _connect(self) -> Any:
+        """The client of a cluster that is alive: the one we have, or a new one."""
+        with self._connecting:
+            if self._client is not None:
+                alive = self._cluster is None or self._cluster.alive()
+                if alive and self._client.status == "running":
+                    return self._client
+                _log.warning("The job scheduler is gone; starting again.")
+                self._disconnect()
+            try:
+                return self._start()
+            except BaseException:
+                self._disconnect()
+                raise
+
+    def _start(self) -> Any:
+        from distributed import Client  # half a second, so not while the first page waits for this module
+
+        if self._closed:
+            raise JobError("The server is shut down.")
+        address, security = self._address, None
+        if address is None:
+            self._cluster = LocalCluster(**self._cluster_options)
+            security = self._cluster.security
+            until = time.monotonic() + self._start_timeout
+            while (address := self._cluster.address()) is None:
+                if self._closed or not self._cluster.alive() or time.monotonic() > until:
+                    raise JobError("The job scheduler did not start.")
+                time.sleep(0.05)
+        client = Client(address, security=security, set_as_default=False, name="edgescope")
+        self._topic = f"edgescope-{uuid.uuid4().hex}"
+        client.subscribe_topic(self._topic, self._on_event)
+        client.subscribe_topic("worker-restart-memory", self._on_memory)
+        self._client = client
+        return client
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        own, self._cluster = self._cluster, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close(timeout=2)
+        if own is not None:
+            own.close()
+
+    def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        """A worker says that it has begun a job, or how far it is (on the client's thread)."""
+        job = self._jobs.get(event[1]["id"])
+        if job is None:
+            return
+        with self._changed:
+            if job._state == "starting":
+                job._state, job._started, job._worker = "running", time.monotonic(), event[1]["worker"]
+            if not job.over and event[1]["progress"] is not None:
+                job._report(*event[1]["progress"])
+
+    def _on_memory(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._out_of_memory.add(event[1]["worker"])
+
+    def _carry(self, job: Job) -> None:
+        """See one job through: hand it to Dask, stop it when asked to, and settle its last state."""
+        client = self._connect()
+        if job._cancel_reason is not None:
+            self._finish(job, "cancelled", JobCancelled(job._cancel_reason))
+            return
+        future = client.submit(
+            worker.work, job._payload, job.id, self._topic, key=f"job-{job.id}", pure=False, retries=0
+        )
+        future.add_done_callback(lambda _: job._wake.set())
+        began = time.monotonic()
+        told = ended = None  # when the job was asked to stop, when its worker was ended
+        while not (future.done() or job.over):
+            job._wake.wait(_TICK)
+            job._wake.clear()
+            self._sweep()
+            now = time.monotonic()
+            if self._cluster is not None and not self._cluster.alive():
+                break  # the next job starts another
+            if job._worker is None and now - began > self._start_timeout:
+                self._finish(job, "failed", JobError("The worker did not start in time. Try again."))
+                self._give_up(client)
+            elif job._cancel_reason is None:
+                continue
+            elif told is None:
+                told = now
+                self._send(worker.ask_to_stop, job.id)
+            elif ended is None and now - told > self._grace:
+                if job._worker is None:  # no worker has taken it, and none will
+                    future.cancel()
+                    break
+                ended = now
+                self._send(worker.end_worker, workers=[job._worker], nanny=True)
+            elif ended is not None and now - ended > _UNRESPONSIVE:
+                self._give_up(client)
+                break
+        if not job.over:
+            self._settle(job, future)
+
+    def _send(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Call a function in the workers without waiting: a job that holds the GIL keeps them from answering."""
+        call = threading.Thread(
+            target=self._client.run,
+            args=(function, *arguments),
+            kwargs={"on_error": "ignore"} | options,
+            daemon=True,
+        )
+        call.start()
+
+    def _give_up(self, client: Any) -> None:
+        """Drop a cluster that no longer reacts. The next job starts one, if the cluster is ours to start."""
+        with self._connecting:
+            if client is self._client:
+                self._disconnect()
+
+    def _settle(self, job: Job, future: Any) -> None:
+        from distributed import KilledWorker
+
+        if job._cancel_reason is not None:
+            self._finish(job, "cancelled", JobCancelled(job._cancel_reason))
+        elif future.status == "finished":
+            state, pickled, progress = future.result(timeout=self._start_timeout)
+            if progress is not None:
+                job._report(*progress)
+            if state == "finished":
+                self._finish(job, "finished", value=pickle.loads(pickled))
+            elif state == "unexpected":
+                error = _unexpected("The job stopped on an unexpected error", pickled)
+                self._finish(job, "failed", error)
+            else:
+                self._finish(job, state, pickle.loads(pickled))
+        elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
+            error = future.exception()
+            details = "".join(traceback.format_exception(error))
+            self._finish(job, "failed", _unexpected("The job could not be run", details))
+        else:
+            if job._worker in self._out_of_memory:
+                what = "The worker ran out of memory and was stopped"
+            else:
+                what = "The worker ran out of memory or was stopped from outside"
+            self._finish(job, "failed", JobError(f"{what}; a new one takes the next job. {worker.SMALLER}"))
+        future.release()
+
+
+def _unexpected(what: str, details: str) -> JobError:
+    """A sentence for the owner, and the same reference number beside the details in the log."""
+    reference = secrets.token_hex(4)
+    _log.error("%s (reference %s)\n%s", what, reference, details)
+    return JobError(f"{what}. The server's log has the details under reference {reference}.")

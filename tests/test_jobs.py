@@ -1,0 +1,384 @@
+"""Jobs run in real Dask processes; the job functions below are what a page would submit."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from circuit.errors import CircuitError, JobCancelled, JobError, PromptError
+from circuit.jobs import Job, JobServer
+from circuit.worker import Progress
+
+pytestmark = pytest.mark.timeout(60)
+Cancelled = Callable[[], bool]
+
+
+def square(request: Any, *, progress: Progress, cancelled: Cancelled) -> Any:
+    return {"square": np.asarray(request) ** 2}
+
+
+def count(request: dict[str, Any], *, progress: Progress, cancelled: Cancelled) -> int:
+    """Steps of a given length, as an attribution takes them."""
+    for step in range(request["steps"]):
+        if cancelled():
+            raise JobCancelled("Stopped between two steps.")
+        progress(step, request["steps"], f"step {step}")
+        time.sleep(request["seconds"])
+    progress(request["steps"], request["steps"], "done")
+    return os.getpid()
+
+
+def deaf(seconds: float, *, progress: Progress, cancelled: Cancelled) -> None:
+    """Never asks whether it should stop."""
+    time.sleep(seconds)
+
+
+def bad_prompt(row: int, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise PromptError(f"Row {row} has no answer. Add one.")
+
+
+class TwoArgumentError(CircuitError):
+    """Cannot be unpickled: its constructor takes something else than its message."""
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(f"Row {row} is {what}.")
+
+
+def awkward_error(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise TwoArgumentError(3, "empty")
+
+
+def bug(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise KeyError("a secret detail")
+
+
+def unpicklable(request: None, *, progress: Progress, cancelled: Cancelled) -> Any:
+    return (number for number in range(3))
+
+
+def leave(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    sys.exit(3)
+
+
+def die(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eat_memory(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    eaten = []
+    while True:
+        eaten.append(np.ones(2**22))  # 32 MB
+        time.sleep(0.05)
+
+
+LONG = {"steps": 1000, "seconds": 0.05}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JobServer]:
+    server = JobServer(warm_up=[], grace=1.0)
+    yield server
+    server.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # not every container's init reaps orphans
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running(job: Job) -> Job:
+    until(lambda: job.state == "running")
+    return job
+
+
+def works(server: JobServer) -> bool:
+    job = server.submit(square, 3)
+    return job.wait(30) and job.result() == {"square": 9}
+
+
+def test_a_job_can_be_submitted_before_the_workers_are_up() -> None:
+    began = time.monotonic()
+    server = JobServer(warm_up=["fractions"])
+    try:
+        job = server.submit(square, [1, 2])
+        assert time.monotonic() - began < 1.0
+        assert not server.ready
+        assert job.state == "starting"
+        assert job.wait(30)
+        assert server.ready
+        np.testing.assert_array_equal(job.result()["square"], [1, 4])
+    finally:
+        server.close()
+
+
+def test_importing_jobs_is_cheap() -> None:
+    code = "import sys, circuit.jobs; print({'distributed', 'torch', 'streamlit'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert printed.stdout.strip() == "set()"
+
+
+def test_the_result_comes_back(server: JobServer) -> None:
+    job = server.submit(square, [1, 2, 3], title="squares")
+    assert job.title == "squares"
+    assert job.wait(30)
+    assert job.state == "finished"
+    assert job.error is None
+    np.testing.assert_array_equal(job.result()["square"], [1, 4, 9])
+
+
+def test_the_same_function_runs_without_a_server() -> None:
+    seen = []
+    count({"steps": 2, "seconds": 0}, progress=lambda *report: seen.append(report), cancelled=lambda: False)
+    assert seen == [(0, 2, "step 0"), (1, 2, "step 1"), (2, 2, "done")]
+
+
+def test_a_job_gets_the_request_as_it_was_submitted(server: JobServer) -> None:
+    request = [1]
+    job = server.submit(square, request)
+    request.append(2)
+    job.wait(30)
+    assert len(job.result()["square"]) == 1
+
+
+def test_a_request_that_cannot_be_sent_is_refused_at_once(server: JobServer) -> None:
+    with pytest.raises(TypeError):
+        server.submit(square, (number for number in range(3)))
+
+
+def test_progress_is_seen_while_the_job_runs(server: JobServer) -> None:
+    job = server.submit(count, {"steps": 40, "seconds": 0.05})
+    until(lambda: job.remaining is not None)
+    assert 0 < job.step < job.total == 40
+    assert job.message == f"step {job.step}"
+    assert 0 < job.elapsed < 30
+    assert 0 < (job.remaining or 0) < 30
+    assert job.wait(30)
+    assert (job.step, job.total, job.message, job.remaining) == (40, 40, "done", None)
+
+
+def test_the_last_progress_of_a_quick_job_arrives(server: JobServer) -> None:
+    job = server.submit(count, {"steps": 1000, "seconds": 0})
+    job.wait(30)
+    assert (job.step, job.message) == (1000, "done")
+
+
+def test_there_is_no_result_before_the_end(server: JobServer) -> None:
+    job = running(server.submit(count, LONG))
+    with pytest.raises(JobError, match="no result yet"):
+        job.result()
+    assert not job.wait(0.01)
+    job.cancel()
+    assert job.wait(30)
+
+
+def test_our_own_errors_reach_the_owner_as_they_are(server: JobServer) -> None:
+    job = server.submit(bad_prompt, 7)
+    job.wait(30)
+    assert job.state == "failed"
+    assert job.error == "Row 7 has no answer. Add one."
+    with pytest.raises(PromptError, match="Row 7"):
+        job.result()
+
+
+def test_an_error_that_cannot_travel_arrives_as_its_sentence(server: JobServer) -> None:
+    job = server.submit(awkward_error, None)
+    job.wait(30)
+    assert (job.state, job.error) == ("failed", "Row 3 is empty.")
+
+
+@pytest.mark.parametrize(("function", "detail"), [(bug, "a secret detail"), (unpicklable, "pickle"), (leave, "3")])
+def test_a_bug_becomes_a_reference_to_the_log(
+    server: JobServer, caplog: pytest.LogCaptureFixture, function: Callable[..., Any], detail: str
+) -> None:
+    with caplog.at_level(logging.ERROR, logger="circuit.jobs"):
+        job = server.submit(function, None)
+        job.wait(30)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert detail not in job.error
+    reference = re.search(r"reference ([0-9a-f]{8})", job.error)
+    assert reference is not None
+    assert reference[1] in caplog.text
+    assert detail in caplog.text
+    with pytest.raises(JobError):
+        job.result()
+
+
+def test_jobs_run_first_come_first_served(server: JobServer) -> None:
+    first = running(server.submit(count, LONG))
+    second, third, fourth = (server.submit(square, number) for number in range(3))
+    assert [job.position for job in (first, second, third, fourth)] == [None, 1, 2, 3]
+    assert (third.state, third.elapsed, third.remaining) == ("queued", 0.0, None)
+    third.cancel()
+    assert third.state == "cancelled"
+    assert [job.position for job in (second, third, fourth)] == [1, None, 2]
+    first.cancel()
+    assert fourth.wait(30)
+    assert second.state == fourth.state == "finished"
+    assert third.state == "cancelled"
+
+
+def test_a_running_job_that_checks_stops_and_leaves_its_worker_alone(server: JobServer) -> None:
+    before = server.submit(count, {"steps": 0, "seconds": 0})
+    job = running(server.submit(count, LONG))
+    job.cancel()
+    assert job.wait(30)
+    assert job.state == "cancelled"
+    assert not job.cancelling
+    with pytest.raises(JobCancelled):
+        job.result()
+    after = server.submit(count, {"steps": 0, "seconds": 0})
+    after.wait(30)
+    assert after.result() == before.result()  # the process
+
+
+def test_a_running_job_that_does_not_check_is_ended_and_the_queue_goes_on(server: JobServer) -> None:
+    job = running(server.submit(deaf, 600.0))
+    waiting = [server.submit(square, number) for number in range(3)]
+    job.cancel()
+    assert job.cancelling
+    assert job.wait(30)
+    assert job.state == "cancelled"
+    assert [other.wait(30) and other.result()["square"] for other in waiting] == [0, 1, 4]
+
+
+def test_a_job_that_kills_its_process_fails_and_the_queue_goes_on(server: JobServer) -> None:
+    job = server.submit(die, None)
+    waiting = server.submit(square, 3)
+    assert job.wait(30)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert "stopped" in job.error
+    assert waiting.wait(30)
+    assert waiting.state == "finished"
+
+
+def test_cancelling_twice_or_too_late_changes_nothing(server: JobServer) -> None:
+    job = server.submit(square, 3)
+    job.wait(30)
+    job.cancel()
+    job.cancel()
+    assert job.state == "finished"
+
+
+def test_jobs_are_found_by_their_id_only(server: JobServer) -> None:
+    job = server.submit(square, 3)
+    assert server.get(job.id) is job
+    assert re.fullmatch("[0-9a-f]{32}", job.id)
+    assert server.get(job.id[:8]) is None
+    assert server.get("") is None
+
+
+def test_many_threads_may_submit_at_once(server: JobServer) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def run(number: int) -> int:
+        job = server.submit(square, number)
+        assert job.wait(30)
+        return int(job.result()["square"])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, range(24))) == [number**2 for number in range(24)]
+
+
+def test_a_dead_scheduler_is_replaced(server: JobServer) -> None:
+    job = running(server.submit(deaf, 600.0))
+    scheduler = next(child for child in psutil.Process().children() if "dask_scheduler" in " ".join(child.cmdline()))
+    scheduler.kill()
+    assert job.wait(30)
+    assert job.state == "failed"
+    assert works(server)
+
+
+def test_too_much_memory_ends_the_job_only() -> None:
+    server = JobServer(warm_up=[], memory_limit="600 MB")
+    try:
+        job = server.submit(eat_memory, None)
+        assert job.wait(30)
+        assert job.state == "failed"
+        assert job.error is not None
+        assert job.error.startswith("The worker ran out of memory")
+        assert works(server)
+    finally:
+        server.close()
+
+
+def test_jobs_that_nobody_asks_about_are_cancelled_and_then_forgotten() -> None:
+    server = JobServer(warm_up=[], abandon_after=2.0, forget_after=0.5)
+    try:
+        job = running(server.submit(count, LONG))
+        waiting = server.submit(square, 3)
+        until(lambda: job.over and waiting.over)  # `over` does not count as asking
+        assert job.state == waiting.state == "cancelled"
+        assert "nobody" in (job.error or "")
+        until(lambda: server.submit(square, 3) and job.id not in server._jobs)
+    finally:
+        server.close()
+
+
+def test_closing_ends_every_process_and_job() -> None:
+    others = set(psutil.Process().children(recursive=True))
+    server = JobServer(warm_up=[])
+    job = running(server.submit(deaf, 600.0))
+    queued = server.submit(square, 3)
+    family = set(psutil.Process().children(recursive=True)) - others
+    assert len(family) >= 3  # scheduler, nanny, worker
+    server.close()
+    server.close()
+    assert job.state == queued.state == "cancelled"
+    until(lambda: not any(lives(process.pid) for process in family))
+    with pytest.raises(JobError, match="shutting down"):
+        server.submit(square, 3)
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PARENT = """
+import psutil, sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from circuit.jobs import JobServer
+from job_source import deaf
+server = JobServer(warm_up=[])
+job = server.submit(deaf, 600.0)
+while job.state != "running":
+    time.sleep(0.05)
+print(server._cluster._folder, *(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+{ending}
+"""
+
+
+@pytest.mark.parametrize("ending", ["time.sleep(600)", "pass"], ids=["killed", "exits"])
+def test_no_process_and_no_key_outlives_the_web_process(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "job_source.py").write_text(
+        "import time\ndef deaf(seconds, *, progress, cancelled):\n    time.sleep(seconds)\n"
+    )
+    code = PARENT.format(root=str(ROOT), tests=str(tmp_path), ending=ending)
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    folder, *family = parent.stdout.readline().split()
+    assert len(family) >= 3
+    if ending != "pass":
+        assert Path(folder).stat().st_mode & 0o077 == 0
+        assert all(file.stat().st_mode & 0o077 == 0 for file in Path(folder).glob("*.pem"))
+        parent.kill()
+    parent.communicate(timeout=30)
+    until(lambda: not any(lives(int(pid)) for pid in family))
+    until(lambda: not Path(folder).exists())
