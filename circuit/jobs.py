@@ -71,7 +71,7 @@ class Job:
 
     @property
     def state(self) -> State:
-        """"queued", "starting" (the worker is), "running", then "finished", "failed" or "cancelled"."""
+        """From "queued" over "starting" (the worker is) and "running" to "finished", "failed" or "cancelled"."""
         self._asked = time.monotonic()
         if self._state == "queued" and not self._server.ready:
             return "starting"

@@ -143,6 +143,8 @@ def end_worker(dask_worker: Any) -> None:
     """
     import psutil
 
+    if dask_worker.pid is None:  # gone already; to psutil, None is the nanny itself
+        return
     with contextlib.suppress(psutil.NoSuchProcess):
         worker = psutil.Process(dask_worker.pid)
         for process in [*worker.children(recursive=True), worker]:
