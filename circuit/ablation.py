@@ -1,0 +1,255 @@
+"""What replaces a source's activation when its edges are ablated.
+
+    Activations   what every source wrote in one forward pass, and the stream that every destination read
+    record        one plain forward pass -> Activations
+    Ablation      the ablated Activations for each batch of a dataset, for all seven ablation types
+    Differences   ablated minus current, every source as d_model numbers: the A - C of the algorithm
+
+    ablation = Ablation(model, loader, AblationType.RESAMPLE)
+    ablated = ablation.of(batch, "corrupt")
+
+Heads are kept as `z` (d_head numbers); what a head writes is `z @ W_O`. Streams are kept beside the sources because
+ablation is linear: the ablated stream is the ablation of the recorded stream, constant biases included, so nobody has
+to add up the sources. Zero ablation leaves of a stream the biases of the attention outputs, which belong to no source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuit.dataset import PromptDataLoader, PromptPairBatch
+from circuit.errors import OptionError, PromptError
+from circuit.method import AblationType, CleanCorrupt
+from circuit.patchable import Hook, PatchableModel
+from circuit.progress import Progress
+
+
+@dataclass
+class Activations:
+    """Sources and streams of one forward pass.
+
+    A batch or position axis of length 1 stands for all. `attention_stream[i]` and `mlp_stream[i]` are what block i's
+    attention and MLP read before their layer norms, `final_stream` what the final norm reads.
+    """
+
+    embedding: Float[Tensor, "batch pos d_model"]
+    z: list[Float[Tensor, "batch pos n_heads d_head"]]
+    mlp: list[Float[Tensor, "batch pos d_model"]]
+    attention_stream: list[Float[Tensor, "batch pos d_model"]]
+    mlp_stream: list[Float[Tensor, "batch pos d_model"]]
+    final_stream: Float[Tensor, "batch pos d_model"]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Activations:
+        """The same activations with `function` applied to every tensor."""
+        return self.combine(self, lambda mine, _: function(mine))
+
+    def combine(self, other: Activations, function: Callable[[Tensor, Tensor], Tensor]) -> Activations:
+        """Tensor by tensor, `function` of these activations and the others."""
+
+        def lists(mine: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
+            return [function(a, b) for a, b in zip(mine, theirs, strict=True)]
+
+        return Activations(
+            function(self.embedding, other.embedding),
+            lists(self.z, other.z),
+            lists(self.mlp, other.mlp),
+            lists(self.attention_stream, other.attention_stream),
+            lists(self.mlp_stream, other.mlp_stream),
+            function(self.final_stream, other.final_stream),
+        )
+
+
+class Recorder:
+    """Hooks that keep what passes: run the model with `hooks`, then take `activations`."""
+
+    def __init__(self, model: PatchableModel) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._model = model
+        layers = range(model.n_layers)
+        self._names = {
+            "z": [model.head_output_hook(layer) for layer in layers],
+            "mlp": [model.mlp_output_hook(layer) for layer in layers],
+            "attention_stream": [model.attention_hook(layer) for layer in layers],
+            # parallel blocks read one stream with both branches
+            "mlp_stream": [model.attention_hook(i) if model.parallel else model.mlp_hook(i) for i in layers],
+        }
+
+    def hook(self, name: str) -> Hook:
+        """Keep what passes at `name`."""
+
+        def keep(x: Tensor, hook: object) -> None:
+            self._kept[name] = x.detach()
+
+        return name, keep
+
+    @property
+    def hooks(self) -> list[Hook]:
+        names = {self._model.embedding_hook: None, self._model.final_hook: None}
+        names |= {name: None for group in self._names.values() for name in group}
+        return [self.hook(name) for name in names]
+
+    @property
+    def activations(self) -> Activations:
+        lists = {field: [self._kept[name] for name in names] for field, names in self._names.items()}
+        embedding, final = self._kept[self._model.embedding_hook], self._kept[self._model.final_hook]
+        return Activations(embedding=embedding, final_stream=final, **lists)
+
+
+@torch.no_grad()
+def record(model: PatchableModel, batch: PromptPairBatch, which: CleanCorrupt) -> Activations:
+    """Run the clean or corrupt prompts of a batch, which must be on the model's device, and keep what passes."""
+    recorder = Recorder(model)
+    model.logits(batch.prompts(which), batch.last, recorder.hooks)
+    return recorder.activations
+
+
+class Ablation:
+    """The ablated activations of every batch of a dataset.
+
+    Args:
+        model: The model.
+        loader: The prompts. Means over the dataset are computed here, once, from all its batches.
+        ablation_type: What replaces a source's activation: see `AblationType`.
+        progress: Told of each batch that the means over the dataset need.
+
+    Raises:
+        PromptError: Prompts of different lengths where positions are averaged one by one.
+        OptionError: A batch mean where the batch size is left to be chosen, which would leave the result to chance.
+    """
+
+    def __init__(
+        self,
+        model: PatchableModel,
+        loader: PromptDataLoader,
+        ablation_type: AblationType,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.type = ablation_type
+        self._mean: Activations | None = None
+        if ablation_type.averages_positions_apart:
+            _check_one_length(loader, ablation_type)
+        if ablation_type.averages_dataset:
+            self._mean = _dataset_mean(model, loader, _datasets(ablation_type), progress or Progress())
+        elif ablation_type is AblationType.ZERO:
+            self._mean = _zeros(model)
+
+    @staticmethod
+    def n_passes(loader: PromptDataLoader, ablation_type: AblationType) -> int:
+        """Forward passes that computing the means over the dataset takes."""
+        return len(loader) * len(_datasets(ablation_type))
+
+    def of(self, batch: PromptPairBatch, which: CleanCorrupt | None) -> Activations:
+        """What replaces the sources of this batch, which must be on the model's device.
+
+        `which` prompts of the pair the activations are taken from; not used where the ablation does not read the batch.
+        """
+        if self._mean is not None:
+            return self._mean
+        assert which is not None
+        activations = record(self.model, batch, which)
+        if self.type is AblationType.BATCH_TOKENWISE_MEAN:
+            return activations.map(lambda x: x.mean(0, keepdim=True))
+        if self.type is AblationType.BATCH_ALL_TOK_MEAN:
+            real = batch.real_positions
+            return activations.map(lambda x: x[real].mean(0)[None, None])
+        return activations
+
+
+def _datasets(ablation_type: AblationType) -> tuple[CleanCorrupt, ...]:
+    names: dict[AblationType, tuple[CleanCorrupt, ...]] = {
+        AblationType.TOKENWISE_MEAN_CLEAN: ("clean",),
+        AblationType.TOKENWISE_MEAN_CORRUPT: ("corrupt",),
+        AblationType.TOKENWISE_MEAN_CLEAN_AND_CORRUPT: ("clean", "corrupt"),
+    }
+    return names.get(ablation_type, ())
+
+
+def _dataset_mean(
+    model: PatchableModel, loader: PromptDataLoader, which: tuple[CleanCorrupt, ...], progress: Progress
+) -> Activations:
+    total: Activations | None = None
+    for batch in loader:
+        batch = batch.to(model.device)
+        for side in which:
+            progress.check()
+            # summed in float32: half precision would lose the later prompts
+            summed = record(model, batch, side).map(lambda x: x.sum(0, keepdim=True, dtype=torch.float32))
+            total = summed if total is None else total.combine(summed, torch.Tensor.add_)
+            progress.advance(f"mean of the {side} prompts")
+    n = len(loader.dataset) * len(which)
+    return cast(Activations, total).map(lambda x: (x / n).to(model.dtype))
+
+
+def _zeros(model: PatchableModel) -> Activations:
+    zero = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
+    heads = zero.new_zeros(1, 1, model.n_heads, model.d_head)
+    before, after = [], []
+    biases = zero
+    for layer in range(model.n_layers):
+        before.append(biases)
+        bias = model.weights(layer).b_O
+        biases = biases if bias is None else biases + bias.detach()
+        after.append(before[-1] if model.parallel else biases)
+    n = model.n_layers
+    return Activations(zero, [heads] * n, [zero] * n, before, after, biases)
+
+
+def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> None:
+    lengths = loader.dataset.lengths
+    for row, length in enumerate(lengths, start=1):
+        if length != lengths[0]:
+            raise PromptError(
+                f"Row {row} has {length} tokens and row 1 has {lengths[0]}: '{ablation_type}' averages each token "
+                "position over the prompts, so all must have the same number of tokens. Use prompts of one length, or "
+                "another ablation."
+            )
+
+
+def check_batch_size_given(loader: PromptDataLoader, ablation_type: AblationType) -> None:
+    """Raise where the meaning of the ablation depends on a batch size that nobody chose."""
+    if ablation_type in (AblationType.BATCH_TOKENWISE_MEAN, AblationType.BATCH_ALL_TOK_MEAN) and not loader.batch_size:
+        raise OptionError(
+            f"'{ablation_type}' averages over the prompts of a batch, so its result depends on the batch size: "
+            "choose one."
+        )
+
+
+class Differences:
+    """Ablated minus current activations of every source, in float32: `values[source]` is a_s - c_s.
+
+    Sources are written in the model's order, each straight into its place, so that a layer's destinations read one
+    contiguous matrix `values[:n_sources]`. The position axis comes before the batch axis: a sum over both is one
+    matrix product, and one product a position needs no copy.
+    """
+
+    def __init__(self, model: PatchableModel, ablated: Activations, batch_size: int, n_pos: int) -> None:
+        self._model = model
+        self._ablated = ablated
+        shape = (model.graph.n_sources, n_pos, batch_size, model.d_model)
+        self.values: Float[Tensor, "n_sources pos batch d_model"] = torch.empty(shape, device=model.device)
+
+    @torch.no_grad()
+    def embedding(self, current: Float[Tensor, "batch pos d_model"]) -> None:
+        self._subtract(0, self._ablated.embedding, current)
+
+    @torch.no_grad()
+    def heads(self, layer: int, z: Float[Tensor, "batch pos n_heads d_head"]) -> None:
+        """Expand the difference of `z`, not z itself: one product through W_O for ablated and current together."""
+        first = self._model.graph.first_head(layer)
+        out = self.values[first : first + self._model.n_heads].flatten(1, 2)
+        difference = (self._ablated.z[layer].float() - z.float()).permute(2, 1, 0, 3)
+        torch.bmm(difference.flatten(1, 2), self._model.weights(layer).W_O.float(), out=out)
+
+    @torch.no_grad()
+    def mlp(self, layer: int, current: Float[Tensor, "batch pos d_model"]) -> None:
+        self._subtract(self._model.graph.first_head(layer) + self._model.n_heads, self._ablated.mlp[layer], current)
+
+    def _subtract(self, source: int, ablated: Tensor, current: Tensor) -> None:
+        torch.sub(ablated.transpose(0, 1).float(), current.transpose(0, 1).float(), out=self.values[source])

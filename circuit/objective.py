@@ -1,0 +1,82 @@
+"""The loss whose gradient scores the edges: a function of the logits, then a function of the answers.
+
+    token_values    logit | prob | logprob | logit_exp
+    answer_values   avg_diff | avg_val | mse: one number a prompt, larger is better at the task
+    loss            minus the answer value, so that a positive score means that ablating the edge hurts
+
+As in AutoCircuit, `logit_exp` divides by the sum of exponentials held constant, so its gradient does not vanish where
+the answer's probability is near 1.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from circuit.dataset import AnswerTokens, PromptPairBatch
+from circuit.errors import PromptError
+from circuit.method import AnswerFunction, GradFunction
+
+
+def token_values(logits: Float[Tensor, "batch d_vocab"], grad_function: GradFunction) -> Float[Tensor, "batch d_vocab"]:
+    """What is read off at the answer tokens, in float32."""
+    logits = logits.float()
+    if grad_function == "logit":
+        return logits
+    if grad_function == "prob":
+        return logits.softmax(-1)
+    if grad_function == "logprob":
+        return logits.log_softmax(-1)
+    # exp(l) / sum(exp(l)).detach(), written so that nothing overflows
+    return (logits - logits.logsumexp(-1, keepdim=True).detach()).exp()
+
+
+def answer_values(
+    values: Float[Tensor, "batch d_vocab"], batch: PromptPairBatch, answer_function: AnswerFunction
+) -> Float[Tensor, " batch"]:
+    """One number a prompt, larger being better.
+
+    - `avg_diff`: mean over the right answers minus mean over the wrong ones
+    - `avg_val`: mean over the right answers
+    - `mse`: minus the mean squared distance, over the vocabulary, from the target: the one given, or the uniform
+      distribution over the right answers
+
+    Raises:
+        PromptError: `avg_diff` on a prompt without wrong answers, or a target where answer tokens are needed.
+    """
+    answers = batch.answers
+    if answer_function == "mse":
+        target = _uniform(answers, values) if isinstance(answers, AnswerTokens) else answers
+        return -F.mse_loss(values, target.to(values), reduction="none").mean(-1)
+    if not isinstance(answers, AnswerTokens):
+        raise PromptError(f"The answers are a target over the vocabulary, and '{answer_function}' needs answer tokens.")
+    if answer_function == "avg_val":
+        return answers.mean(values)
+    check_wrong_answers(batch)
+    return answers.mean(values) - batch.wrong_answers.mean(values)
+
+
+def loss(
+    logits: Float[Tensor, "batch d_vocab"],
+    batch: PromptPairBatch,
+    grad_function: GradFunction,
+    answer_function: AnswerFunction,
+) -> Float[Tensor, ""]:
+    """The sum over prompts of minus the answer value, so that each prompt's gradient stands for itself."""
+    return -answer_values(token_values(logits, grad_function), batch, answer_function).sum()
+
+
+def check_wrong_answers(batch: PromptPairBatch) -> None:
+    """Raise where a prompt has no wrong answer to compare with."""
+    for row, real in zip(batch.rows, batch.wrong_answers.real, strict=True):
+        if not real.any():
+            raise PromptError(
+                f"Row {row + 1}: there is no wrong answer, and 'avg_diff' compares right with wrong ones. "
+                "Add a wrong answer, or choose 'avg_val'."
+            )
+
+
+def _uniform(answers: AnswerTokens, like: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+    share = answers.real.float() / answers.real.sum(-1, keepdim=True)
+    return like.new_zeros(like.shape).scatter_add_(-1, answers.tokens, share.to(like))

@@ -1,0 +1,235 @@
+"""A transformer whose edges can be scored and patched.
+
+    PatchableModel   wraps a TransformerLens bridge: edges, weights, hook names, a forward pass to the last logits
+    Reader           one place where a block reads the residual stream
+
+    bridge = TransformerBridge.boot_transformers("gpt2")
+    model = PatchableModel(bridge)
+    logits = model.logits(batch.clean, batch.last)      # [batch, d_vocab]
+
+The bridge gives every supported architecture the same hook points, with the same shapes; nothing in this package looks
+at an architecture's own modules. What the engine needs of one is that its residual stream is the plain sum of the
+embedding, every head's output, every MLP's output, and constant biases. `check_supported` refuses models where that
+does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuit.errors import ModelError, PromptError
+from circuit.graph import EdgeGraph
+
+Hook = tuple[str, Callable[..., Tensor | None]]
+
+SUPPORTED = {
+    "gpt2": "GPT-2",
+    "gpt_neo": "GPT-Neo",
+    "gpt_neox": "GPT-NeoX and Pythia",
+    "opt": "OPT",
+    "llama": "Llama and SmolLM",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "phi": "Phi",
+}
+"""Hugging Face model types whose edges can be scored, and their names."""
+
+_NORMALISED_OUTPUT = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"}
+
+
+class LayerWeights(NamedTuple):
+    """The attention weights of one block. Biases are None where the model has none."""
+
+    W_Q: Float[Tensor, "n_heads d_model d_head"]
+    W_K: Float[Tensor, "n_kv_heads d_model d_head"]
+    W_V: Float[Tensor, "n_kv_heads d_model d_head"]
+    W_O: Float[Tensor, "n_heads d_head d_model"]
+    b_Q: Float[Tensor, "n_heads d_head"] | None
+    b_K: Float[Tensor, "n_kv_heads d_head"] | None
+    b_V: Float[Tensor, "n_kv_heads d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
+
+
+class PatchableModel:
+    """A model, its edges, and how to reach them.
+
+    Args:
+        bridge: A TransformerLens `TransformerBridge`, as `boot_transformers` returns it. It is put into evaluation
+            mode; its weights are not touched.
+        seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
+            position. None adds the positions up.
+
+    Raises:
+        ModelError: When the architecture is not supported; the sentence says why.
+    """
+
+    def __init__(self, bridge: Any, seq_len: int | None = None) -> None:
+        config = bridge.original_model.config
+        check_supported(config)
+        if seq_len is not None and seq_len < 1:
+            raise ModelError(f"seq_len must be the number of tokens of the prompts, and is {seq_len}.")
+        self.bridge = bridge.eval()
+        self.seq_len = seq_len
+        cfg = bridge.cfg
+        self.n_layers: int = cfg.n_layers
+        self.n_heads: int = cfg.n_heads
+        self.n_kv_heads: int = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+        self.d_model: int = cfg.d_model
+        self.d_head: int = cfg.d_head
+        self.d_vocab: int = bridge.original_model.get_output_embeddings().weight.shape[0]
+        self.n_ctx: int = cfg.n_ctx
+        self.parallel = bool(cfg.parallel_attn_mlp)
+        self.graph = EdgeGraph(self.n_layers, self.n_heads, self.n_kv_heads, self.parallel, seq_len)
+        self.shares_norm = not hasattr(bridge.blocks[0], "ln2")
+        for norm in self._norms():
+            # The same numbers as the model without hooks, in one fused step.
+            norm.use_native_layernorm_autograd = True
+
+    # --- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.bridge.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.original_model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.original_model.parameters()).dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of the model as it was loaded, tied weights counted once."""
+        return self.bridge.original_model.num_parameters()
+
+    def with_seq_len(self, seq_len: int | None) -> PatchableModel:
+        """The same model with token positions kept apart, or added up. Weights are shared."""
+        return PatchableModel(self.bridge, seq_len)
+
+    def weights(self, layer: int) -> LayerWeights:
+        """Views of the attention weights of a block, by head."""
+        attention = self.bridge.blocks[layer].attn
+        return LayerWeights(*(getattr(attention, name, None) for name in LayerWeights._fields))
+
+    def attention_norm(self, layer: int) -> torch.nn.Module:
+        """The layer norm before the attention of a block."""
+        return self.bridge.blocks[layer].ln1.original_component
+
+    # --- where to hook -----------------------------------------------------------------------------------------
+
+    embedding_hook = "blocks.0.hook_resid_pre"
+    final_hook = "ln_final.hook_in"
+
+    @staticmethod
+    def attention_hook(layer: int) -> str:
+        """What the attention of a block reads, before its layer norm: [batch, pos, d_model]."""
+        return f"blocks.{layer}.ln1.hook_in"
+
+    def mlp_hook(self, layer: int) -> str:
+        """What the MLP of a block reads: before its layer norm, or after it where attention shares that norm (Phi)."""
+        return f"blocks.{layer}.mlp.hook_in" if self.shares_norm else f"blocks.{layer}.ln2.hook_in"
+
+    @staticmethod
+    def head_input_hooks(layer: int) -> tuple[str, str, str]:
+        """Queries, keys and values of a block, before rotation: [batch, pos, n_heads or n_kv_heads, d_head]."""
+        return tuple(f"blocks.{layer}.attn.hook_{name}" for name in "qkv")  # type: ignore[return-value]
+
+    @staticmethod
+    def head_output_hook(layer: int) -> str:
+        """What the heads of a block hand to the output projection: [batch, pos, n_heads, d_head]."""
+        return f"blocks.{layer}.attn.hook_z"
+
+    @staticmethod
+    def mlp_output_hook(layer: int) -> str:
+        """What the MLP of a block writes: [batch, pos, d_model]."""
+        return f"blocks.{layer}.hook_mlp_out"
+
+    # --- running it --------------------------------------------------------------------------------------------
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        last: Int[Tensor, " batch"],
+        hooks: Iterable[Hook] = (),
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits after each prompt's last token, in the model's own precision.
+
+        Only these are computed: the other positions are cut away before the unembedding, which would otherwise cost
+        more than the blocks of a small model.
+        """
+
+        def keep_last(x: Tensor, hook: object) -> Tensor:
+            return x[torch.arange(len(last), device=x.device), last].unsqueeze(1)
+
+        with self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
+            return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
+
+    @contextmanager
+    def activations_only(self) -> Iterator[None]:
+        """Gradients reach activations, but no parameter, and parameters are as before on leaving."""
+        parameters = [p for p in self.bridge.parameters() if p.requires_grad]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def check_prompts(self, dataset: Any) -> None:
+        """Raise a `PromptError` that names the row, unless this model can run all prompts of a `PromptDataset`."""
+        parts = (("clean prompt", dataset.clean), ("corrupt prompt", dataset.corrupt))
+        for name, rows in (*parts, ("answers", dataset.answers), ("wrong answers", dataset.wrong_answers)):
+            for row, tokens in enumerate(rows, start=1):
+                if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < self.d_vocab):
+                    bad = next(int(t) for t in tokens if not 0 <= t < self.d_vocab)
+                    raise PromptError(
+                        f"Row {row}: the {name} hold token id {bad}, and this model's vocabulary is 0 to "
+                        f"{self.d_vocab - 1}. Were they tokenized for another model?"
+                    )
+        for row, tokens in enumerate(dataset.clean, start=1):
+            if len(tokens) > self.n_ctx:
+                raise PromptError(f"Row {row}: {len(tokens)} tokens are more than the model's context of {self.n_ctx}.")
+            if self.seq_len is not None and len(tokens) != self.seq_len:
+                raise PromptError(
+                    f"Row {row}: the prompt has {len(tokens)} tokens, and token positions are kept apart for prompts "
+                    f"of {self.seq_len}. Use prompts of one length, or add the positions up."
+                )
+        if dataset.target is not None and dataset.target.shape[1] != self.d_vocab:
+            raise PromptError(
+                f"The target has {dataset.target.shape[1]} entries a prompt, and the vocabulary {self.d_vocab}."
+            )
+
+    def _norms(self) -> Iterator[Any]:
+        for block in self.bridge.blocks:
+            yield block.ln1
+            if not self.shares_norm:
+                yield block.ln2
+        yield self.bridge.ln_final
+
+
+def check_supported(config: Any) -> None:
+    """Raise a `ModelError` that says why, unless edges of a model with this Hugging Face config can be scored."""
+    kind = config.model_type
+    if kind in _NORMALISED_OUTPUT:
+        raise ModelError(
+            f"Models of type '{kind}' normalise a block's output before adding it to the residual stream, so a head's "
+            "contribution is not a plain sum and edge scores would be wrong: this model is not supported."
+        )
+    if kind not in SUPPORTED:
+        raise ModelError(f"Models of type '{kind}' are not supported. Supported are {', '.join(SUPPORTED.values())}.")
+    if kind == "opt" and not config.do_layer_norm_before:
+        raise ModelError(
+            "This OPT model applies its layer norms after each block (do_layer_norm_before=false), so its residual "
+            "stream is not a plain sum: it is not supported. The other OPT sizes are."
+        )

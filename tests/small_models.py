@@ -1,0 +1,109 @@
+"""Small models for the tests: random ones of every supported architecture, and AutoCircuit's reference models."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from circuit.models import wrap
+from circuit.patchable import PatchableModel
+
+AUTOCIRCUIT = Path(__file__).parent / "data" / "autocircuit"
+D_VOCAB = 97
+
+_GROUPED: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+}
+_UNGROUPED: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 32}),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 32,
+            "window_size": 4,
+        },
+    ),
+    "gpt_neox": ("GPTNeoXConfig", _UNGROUPED),
+    "gpt_neox_sequential": ("GPTNeoXConfig", {**_UNGROUPED, "use_parallel_residual": False}),
+    "opt": (
+        "OPTConfig",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "ffn_dim": 64,
+            "max_position_embeddings": 32,
+            "word_embed_proj_dim": 32,
+        },
+    ),
+    "llama": ("LlamaConfig", _GROUPED),
+    "mistral": ("MistralConfig", _GROUPED | {"sliding_window": 4}),
+    "qwen2": ("Qwen2Config", _GROUPED),
+    "qwen3": ("Qwen3Config", _GROUPED),
+    "phi": ("PhiConfig", _UNGROUPED),
+}
+ARCHITECTURES = list(CONFIGS)
+
+
+@functools.cache
+def tokenizer_folder() -> str:
+    """A tokenizer whose words are the numbers 0 to 96, saved, since bridges read tokenizers from disk."""
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(D_VOCAB)}, unk_token="0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tempfile.mkdtemp(prefix="edgescope-tests-")
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="0", eos_token="0", pad_token="0").save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> Any:
+    return PreTrainedTokenizerFast.from_pretrained(tokenizer_folder())
+
+
+def random_hf_model(name: str, **changes: Any) -> Any:
+    """A random model, the same each time, with weights and biases large enough for every path to matter."""
+    config_name, options = CONFIGS[name]
+    options = {**options, "vocab_size": D_VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **changes}
+    config = getattr(transformers, config_name)(**options)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm_weight = parameter.ndim == 1 and bool((parameter == 1).all())
+            parameter.copy_(1 + 0.1 * noise if is_norm_weight else 0.2 * noise)
+    return model
+
+
+def random_model(name: str, seq_len: int | None = None, **changes: Any) -> PatchableModel:
+    return wrap(random_hf_model(name, **changes), tokenizer(), seq_len)
+
+
+@functools.cache
+def reference_model(name: str) -> PatchableModel:
+    """One of the models that AutoCircuit's numbers belong to."""
+    hf_model = AutoModelForCausalLM.from_pretrained(AUTOCIRCUIT / name / "model", attn_implementation="eager")
+    return wrap(hf_model.eval(), tokenizer())

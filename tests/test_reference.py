@@ -1,0 +1,60 @@
+"""Every number agrees with AutoCircuit's: 129 score cases, and the outputs of 126 circuits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from circuit.dataset import PromptDataLoader, PromptDataset
+from circuit.mask_gradient import mask_gradient_prune_scores
+from circuit.method import AblationType
+from tests.small_models import AUTOCIRCUIT, reference_model
+
+INDEX = json.loads((AUTOCIRCUIT / "index.json").read_text())
+CASES = INDEX["cases"]
+NETWORKS = ["gpt2", "neox", "llama"]
+
+
+def dataset(arch: str, answer_function: str = "avg_diff") -> PromptDataset:
+    prompts = load_file(AUTOCIRCUIT / arch / "prompts.safetensors")
+    if answer_function == "mse":
+        prompts["answers"] = load_file(AUTOCIRCUIT / arch / "mse_target.safetensors")["target"]
+    return PromptDataset(**prompts)
+
+
+def relative_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Frobenius norm of the difference over the norm of the reference, over the whole dict; absolute where it is 0."""
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert ours[name].shape == theirs[name].shape, name
+        assert ours[name].dtype == torch.float32
+    difference = torch.cat([(ours[name] - theirs[name]).flatten() for name in theirs]).norm()
+    norm = torch.cat([theirs[name].flatten() for name in theirs]).norm()
+    return float(difference / norm if norm > 1e-6 else difference)
+
+
+def test_there_are_129_cases() -> None:
+    assert len(CASES) == 129
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["file"].removesuffix(".safetensors"))
+def test_scores_equal_autocircuit(case: dict[str, Any]) -> None:
+    model = reference_model(case["arch"]).with_seq_len(INDEX["seq_len"] if case["token_positions"] else None)
+    scores = mask_gradient_prune_scores(
+        model,
+        PromptDataLoader(dataset(case["arch"], case["answer_function"]), case["batch_size"]),
+        None,
+        case["grad_function"],
+        case["answer_function"],
+        case["mask_val"],
+        case["integrated_grad_samples"],
+        AblationType[case["ablation_type"]],
+        case["clean_corrupt"],
+    )
+    n_points = 1 if case["integrated_grad_samples"] is None else case["integrated_grad_samples"] + 1
+    added_up = {name: score * case["n_batches"] * n_points for name, score in scores.items()}
+    assert relative_error(added_up, load_file(AUTOCIRCUIT / case["file"])) < 1e-5
