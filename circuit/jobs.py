@@ -6,9 +6,9 @@
 ``JobServer``  one per web process: the queue, the client of the cluster, the jobs it remembers
 ``Job``        one job as its owner sees it; no attribute ever waits for the network
 
-    server = JobServer(warm_up=["torch"])              # returns at once; the worker starts meanwhile
-    job = server.submit(attribute, request, title="IOI")    # attribute(request, *, progress, cancelled)
-    page.write(job.state, job.step, job.total)          # from any thread; later: server.get(job.id)
+    server = JobServer()                                # returns at once; the worker starts meanwhile
+    job = server.submit(attribute, request, title="IOI") # attribute(request, *, progress, cancelled)
+    job.state, job.step, job.total, job.remaining       # from any thread; later: server.get(job.id)
     scores = job.result()                               # once job.state is "finished"
 
 A job function is module-level, takes a picklable request and knows no Dask. It calls ``progress(step, total,
@@ -163,7 +163,7 @@ class JobServer:
 
     ``address``        a scheduler to use; without one, workers of our own are started and ended with us. Such a
                        cluster should be ours alone, with nannies, one thread a worker, and ``--preload
-                       circuit.cluster``; Dask's own settings name its certificates
+                       circuit.worker``; Dask's own settings name its certificates
     ``workers``        how many jobs run at once
     ``memory_limit``   of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
     ``warm_up``        modules that a worker of our own imports as soon as it is up
@@ -216,7 +216,7 @@ class JobServer:
         """Whether there is a scheduler to hand jobs to. Jobs are taken in either case."""
         return self._client is not None
 
-    def submit(self, function: Callable[..., Any], request: Any, *, title: str = "") -> Job:
+    def submit(self, function: worker.JobFunction, request: Any, *, title: str = "") -> Job:
         """Queue ``function(request, progress=..., cancelled=...)``. What it is given is what ``request`` is now."""
         job = Job(self, cloudpickle.dumps((function, request)), title)
         with self._changed:

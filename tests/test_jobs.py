@@ -71,7 +71,9 @@ def leave(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
     sys.exit(3)
 
 
-def die(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+def die(diary: Path, *, progress: Progress, cancelled: Cancelled) -> None:
+    with diary.open("a") as file:
+        file.write("x")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -263,13 +265,14 @@ def test_a_running_job_that_does_not_check_is_ended_and_the_queue_goes_on(server
     assert [other.wait(30) and other.result()["square"] for other in waiting] == [0, 1, 4]
 
 
-def test_a_job_that_kills_its_process_fails_and_the_queue_goes_on(server: JobServer) -> None:
-    job = server.submit(die, None)
+def test_a_job_that_kills_its_process_fails_once_and_the_queue_goes_on(server: JobServer, tmp_path: Path) -> None:
+    job = server.submit(die, tmp_path / "diary")
     waiting = server.submit(square, 3)
     assert job.wait(30)
     assert job.state == "failed"
     assert job.error is not None
     assert "stopped" in job.error
+    assert (tmp_path / "diary").read_text() == "x"
     assert waiting.wait(30)
     assert waiting.state == "finished"
 
