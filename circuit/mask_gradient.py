@@ -44,8 +44,8 @@ from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Cancelled, Progress, Report
 
 PruneScores = dict[str, Tensor]
-"""Scores by destination module: [n_heads or n_kv_heads, n_sources] for a block's queries, keys and values, [n_sources]
-for its MLP and for the final residual, with a leading position axis where positions are kept apart. Float32, on the CPU."""
+"""Scores by destination module, float32, on the CPU: [n_heads or n_kv_heads, n_sources] for a block's queries, keys and
+values, [n_sources] for its MLP and for the final residual; with positions kept apart, a leading position axis."""
 
 
 def mask_gradient_prune_scores(

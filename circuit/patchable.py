@@ -191,11 +191,11 @@ class PatchableModel:
         parts = (("clean prompt", dataset.clean), ("corrupt prompt", dataset.corrupt))
         for name, rows in (*parts, ("answers", dataset.answers), ("wrong answers", dataset.wrong_answers)):
             for row, tokens in enumerate(rows, start=1):
-                if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < self.d_vocab):
-                    bad = next(int(t) for t in tokens if not 0 <= t < self.d_vocab)
+                bad = next((token for token in tokens.tolist() if not 0 <= token < self.d_vocab), None)
+                if bad is not None:
                     raise PromptError(
-                        f"Row {row}: the {name} hold token id {bad}, and this model's vocabulary is 0 to "
-                        f"{self.d_vocab - 1}. Were they tokenized for another model?"
+                        f"Row {row}: token id {bad} of the {name} is unknown: this model's vocabulary is "
+                        f"0 to {self.d_vocab - 1}. Were the prompts tokenized for another model?"
                     )
         for row, tokens in enumerate(dataset.clean, start=1):
             if len(tokens) > self.n_ctx:

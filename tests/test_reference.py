@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from circuit.dataset import PromptDataLoader, PromptDataset
+from circuit.faithfulness import run_circuits
 from circuit.mask_gradient import mask_gradient_prune_scores
-from circuit.method import AblationType
+from circuit.method import AblationType, PatchType
 from tests.small_models import AUTOCIRCUIT, reference_model
 
 INDEX = json.loads((AUTOCIRCUIT / "index.json").read_text())
@@ -58,3 +59,29 @@ def test_scores_equal_autocircuit(case: dict[str, Any]) -> None:
     n_points = 1 if case["integrated_grad_samples"] is None else case["integrated_grad_samples"] + 1
     added_up = {name: score * case["n_batches"] * n_points for name, score in scores.items()}
     assert relative_error(added_up, load_file(AUTOCIRCUIT / case["file"])) < 1e-5
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_circuit_outputs_equal_autocircuit(arch: str) -> None:
+    """Relative to the largest output of the same model: zero ablation can leave a norm only rounding noise to divide."""
+    expected = load_file(AUTOCIRCUIT / arch / "circuit_outputs.safetensors")
+    scores = load_file(AUTOCIRCUIT / arch / "logit-avg_diff-m0-resample-corrupt.safetensors")
+    largest = max(output.abs().max() for output in expected.values())
+    kinds = sorted({tuple(name.split(".")[:2]) for name in expected})
+    compared = 0
+    for patch_type, ablation_type in kinds:
+        prefix = f"{patch_type}.{ablation_type}."
+        sizes = sorted(int(name.removeprefix(prefix)) for name in expected if name.startswith(prefix))
+        outputs = run_circuits(
+            reference_model(arch),
+            PromptDataLoader(dataset(arch), batch_size=4),
+            sizes,
+            scores,
+            PatchType[patch_type],
+            AblationType[ablation_type],
+        )
+        for size in sizes:
+            error = (outputs[size] - expected[f"{prefix}{size}"]).abs().max() / largest
+            assert error < 1e-4, f"{prefix}{size}: {error:.1e}"
+            compared += 1
+    assert compared == len(expected) == 42
