@@ -65,12 +65,13 @@ class PatchableModel:
             mode; its weights are not touched.
         seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
             position. None adds the positions up.
+        prepend_bos: Whether text prompts of this model start with a BOS token; None takes TransformerLens's default.
 
     Raises:
         ModelError: When the architecture is not supported; the sentence says why.
     """
 
-    def __init__(self, bridge: Any, seq_len: int | None = None) -> None:
+    def __init__(self, bridge: Any, seq_len: int | None = None, prepend_bos: bool | None = None) -> None:
         config = bridge.original_model.config
         check_supported(config)
         if seq_len is not None and seq_len < 1:
@@ -78,6 +79,7 @@ class PatchableModel:
         self.bridge = bridge.eval()
         self.seq_len = seq_len
         cfg = bridge.cfg
+        self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
         self.n_layers: int = cfg.n_layers
         self.n_heads: int = cfg.n_heads
         self.n_kv_heads: int = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -113,14 +115,15 @@ class PatchableModel:
 
     def with_seq_len(self, seq_len: int | None) -> PatchableModel:
         """The same model with token positions kept apart, or added up. Weights are shared."""
-        return PatchableModel(self.bridge, seq_len)
+        return PatchableModel(self.bridge, seq_len, self.prepend_bos)
 
     def weights(self, layer: int) -> LayerWeights:
         """Views of the attention weights of a block, by head."""
         attention = self.bridge.blocks[layer].attn
-        return LayerWeights(*(getattr(attention, name, None) for name in LayerWeights._fields))
+        named: dict[str, Any] = {name: getattr(attention, name, None) for name in LayerWeights._fields}
+        return LayerWeights(**named)
 
-    def attention_norm(self, layer: int) -> torch.nn.Module:
+    def attention_norm(self, layer: int) -> Any:
         """The layer norm before the attention of a block."""
         return self.bridge.blocks[layer].ln1.original_component
 

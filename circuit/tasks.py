@@ -1,0 +1,335 @@
+"""The app's jobs: functions of plain settings that run where the models are.
+
+    check_prompts     tokens, problems, and how the model does on every pair
+    attribute         scores of every edge -> Run
+    measure_circuits  what is left of the task when only a circuit's edges are kept
+
+    run = attribute(RunConfig("smollm2-135m", PRESETS["ioi"].prompts), progress=print)
+
+Each takes a request, a `progress(step, total, message)` callback and a `cancelled()` check, and knows neither Streamlit
+nor Dask: the same function runs in a test, in a script, and on a worker. The web process imports this file to name the
+functions, so everything that needs torch is imported inside them.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from circuit.errors import CircuitError, PromptError
+from circuit.method import AblationType, PatchType
+from circuit.models import CATALOGUE, load_model
+from circuit.progress import Cancelled, Progress, Report
+from circuit.prompts import Encoded, PromptSet, encode
+from circuit.runs import Baseline, Run, RunConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from circuit.dataset import PromptDataset, PromptPairBatch
+    from circuit.patchable import PatchableModel
+
+_KEPT_MODELS = 2
+_models: OrderedDict[tuple[str, str, str], PatchableModel] = OrderedDict()
+
+
+def _model(name: str, device: str, dtype: str, progress: Report, cancelled: Cancelled) -> PatchableModel:
+    """The model, loaded once a process; the least recently used goes when there are too many."""
+    key = (name, device, dtype)
+    if key not in _models:
+        while len(_models) >= _KEPT_MODELS:
+            _models.popitem(last=False)
+        Progress(cancelled=cancelled).check()
+        _models[key] = load_model(name, device, dtype, say=lambda words: progress(0, 0, words))  # type: ignore[arg-type]
+        Progress(cancelled=cancelled).check()
+    _models.move_to_end(key)
+    return _models[key]
+
+
+def _silent(step: int, total: int, message: str = "") -> None: ...
+
+
+def _never() -> bool:
+    return False
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """Prompts to check against a model."""
+
+    model: str
+    prompts: PromptSet
+    dtype: str = "float32"
+    device: str = "auto"
+    prepend_bos: bool | None = None
+
+
+@dataclass
+class PromptReport:
+    """What a model makes of a prompt set: one entry a row, in the prompt set's order.
+
+    Numbers are NaN in rows with problems. `difference` is the mean logit of the right answers minus that of the wrong
+    ones; `rank` is that of the best right answer among all tokens, 1 being the model's own choice.
+    """
+
+    problems: dict[int, list[str]]
+    clean_tokens: list[list[str]]
+    corrupt_tokens: list[list[str]]
+    probability: Float32[np.ndarray, " n"]
+    difference_clean: Float32[np.ndarray, " n"]
+    difference_corrupt: Float32[np.ndarray, " n"]
+    rank: Float32[np.ndarray, " n"]
+    top_tokens: list[list[tuple[str, float]]]
+    prepend_bos: bool
+    n_edges: int
+
+
+def check_prompts(request: CheckRequest, *, progress: Report = _silent, cancelled: Cancelled = _never) -> PromptReport:
+    """Tokenize the prompts, say what is wrong in which row, and run the model once over the good ones."""
+    import torch
+
+    from circuit.dataset import AnswerTokens, PromptDataLoader
+
+    model = _model(request.model, request.device, request.dtype, progress, cancelled)
+    bos = model.prepend_bos if request.prepend_bos is None else request.prepend_bos
+    encoded = encode(request.prompts, model.tokenizer, bos, model.n_ctx)
+    n = len(request.prompts)
+    columns = {name: np.full(n, np.nan, dtype=np.float32) for name in ("probability", "clean", "corrupt", "rank")}
+    top: list[list[tuple[str, float]]] = [[] for _ in range(n)]
+    if encoded.usable:
+        loader = PromptDataLoader(encoded.dataset(), batch_size=16)
+        steps = Progress(len(loader), progress, cancelled)
+        for batch in loader:
+            steps.check()
+            batch = batch.to(model.device)
+            rows = [encoded.usable[row] for row in batch.rows]
+            with torch.no_grad():
+                clean = model.logits(batch.clean, batch.last).float()
+                corrupt = model.logits(batch.corrupt, batch.last).float()
+            probabilities = clean.softmax(-1)
+            answers = batch.answers
+            assert isinstance(answers, AnswerTokens)
+            best = clean.gather(-1, answers.tokens).masked_fill(~answers.real, -torch.inf).amax(-1, keepdim=True)
+            total = probabilities.gather(-1, answers.tokens).masked_fill(~answers.real, 0).sum(-1)
+            columns["probability"][rows] = total.cpu().numpy()
+            columns["rank"][rows] = ((clean > best).sum(-1) + 1).cpu().numpy()
+            for name, logits in (("clean", clean), ("corrupt", corrupt)):
+                columns[name][rows] = (answers.mean(logits) - batch.wrong_answers.mean(logits)).cpu().numpy()
+            values, tokens = probabilities.topk(5)
+            for row, ids, shares in zip(rows, tokens.tolist(), values.tolist(), strict=True):
+                top[row] = [(model.tokenizer.decode([i]), share) for i, share in zip(ids, shares, strict=True)]
+            steps.advance(f"{batch.rows.stop} of {len(encoded.usable)} pairs")
+    return PromptReport(
+        encoded.problems,
+        _pieces(model, encoded.clean),
+        _pieces(model, encoded.corrupt),
+        columns["probability"],
+        columns["clean"],
+        columns["corrupt"],
+        columns["rank"],
+        top,
+        bos,
+        model.graph.n_edges,
+    )
+
+
+def _pieces(model: PatchableModel, rows: list[list[int]]) -> list[list[str]]:
+    return [[model.tokenizer.decode([token]) for token in row] for row in rows]
+
+
+# --- attribution ---------------------------------------------------------------------------------------------------
+
+
+def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cancelled = _never) -> Run:
+    """Score every edge.
+
+    Raises:
+        CircuitError: One of its kinds, with a sentence, when the model, the prompts or the options cannot be used.
+    """
+    from circuit.dataset import PromptDataLoader
+    from circuit.mask_gradient import score_edges
+
+    began = time.perf_counter()
+    model, encoded, dataset = _prepare(config, progress, cancelled)
+    loaded = time.perf_counter()
+    loader = PromptDataLoader(dataset, config.batch_size)
+    with _readable_memory():
+        baseline = _baseline(model, config, dataset)
+        scores = score_edges(model, loader, config.method, progress, cancelled)
+    finished = time.perf_counter()
+    entry = CATALOGUE.get(config.model)
+    return Run(
+        config,
+        model.graph,
+        model.graph.flatten(scores),
+        baseline,
+        encoded.usable,
+        {
+            "model": entry.title if entry else config.model,
+            "parameters": model.n_parameters,
+            "device": str(model.device),
+            "prepend_bos": _bos(model, config),
+            "seconds_loading": round(loaded - began, 3),
+            "seconds": round(finished - loaded, 3),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "transformers", "transformer-lens")},
+            },
+        },
+    )
+
+
+def _prepare(
+    config: RunConfig, progress: Report, cancelled: Cancelled
+) -> tuple[PatchableModel, Encoded, PromptDataset]:
+    model = _model(config.model, config.device, config.dtype, progress, cancelled)
+    encoded = encode(config.prompts, model.tokenizer, _bos(model, config), model.n_ctx)
+    dataset = encoded.dataset()
+    if config.keep_positions:
+        lengths = dataset.lengths
+        for row, length in zip(encoded.usable, lengths, strict=True):
+            if length != lengths[0]:
+                raise PromptError(
+                    f"Row {row + 1} has {length} tokens and row {encoded.usable[0] + 1} has {lengths[0]}: token "
+                    "positions can be kept apart only where all prompts have the same number of tokens."
+                )
+        model = model.with_seq_len(lengths[0])
+    return model, encoded, dataset
+
+
+def _bos(model: PatchableModel, config: RunConfig) -> bool:
+    return model.prepend_bos if config.prepend_bos is None else config.prepend_bos
+
+
+def _baseline(model: PatchableModel, config: RunConfig, dataset: PromptDataset) -> Baseline:
+    """Two plain forward passes over the prompts."""
+    import torch
+
+    from circuit.dataset import PromptDataLoader
+
+    values: dict[str, list[np.ndarray]] = {"clean": [], "corrupt": []}
+    right: list[np.ndarray] = []
+    for batch in PromptDataLoader(dataset, batch_size=16):
+        batch = batch.to(model.device)
+        with torch.no_grad():
+            clean = model.logits(batch.clean, batch.last)
+            corrupt = model.logits(batch.corrupt, batch.last)
+        values["clean"].append(_answer_values(clean, batch, config))
+        values["corrupt"].append(_answer_values(corrupt, batch, config))
+        right.append(_is_right(clean, batch))
+    means = {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
+    return Baseline(means["clean"], means["corrupt"], float(np.concatenate(right).mean()))
+
+
+def _answer_values(logits: Tensor, batch: PromptPairBatch, config: RunConfig) -> np.ndarray:
+    from circuit.objective import answer_values, token_values
+
+    values = token_values(logits, config.method.grad_function)
+    return answer_values(values, batch, config.method.answer_function).cpu().numpy()
+
+
+def _is_right(logits: Tensor, batch: PromptPairBatch) -> np.ndarray:
+    """1.0 where every right answer is above every wrong one, 0.0 where not, NaN where there is no wrong answer."""
+    import torch
+
+    from circuit.dataset import AnswerTokens
+
+    answers, wrong = batch.answers, batch.wrong_answers
+    assert isinstance(answers, AnswerTokens)
+    if not wrong.real.any(-1).all():
+        return np.full(len(batch), np.nan)
+    logits = logits.float()
+    lowest = logits.gather(-1, answers.tokens).masked_fill(~answers.real, torch.inf).amin(-1)
+    highest = logits.gather(-1, wrong.tokens).masked_fill(~wrong.real, -torch.inf).amax(-1)
+    return (lowest > highest).float().cpu().numpy()
+
+
+# --- circuits ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """Circuits of a run to measure: the `sizes[i]` edges of largest absolute score, everything else ablated.
+
+    Corrupt activations replace what is ablated, where the ablation reads the batch.
+    """
+
+    config: RunConfig
+    scores: Float32[np.ndarray, " n_edges"]
+    sizes: tuple[int, ...]
+    ablation_type: AblationType = AblationType.RESAMPLE
+
+
+@dataclass
+class CircuitMeasurement:
+    """One circuit on the run's prompts: answer value (the method's grad and answer function) and accuracy a prompt."""
+
+    n_edges: int
+    values: Float32[np.ndarray, " n"]
+    right: Float32[np.ndarray, " n"]
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+
+def measure_circuits(
+    request: MeasureRequest, *, progress: Report = _silent, cancelled: Cancelled = _never
+) -> dict[int, CircuitMeasurement]:
+    """Run circuits of several sizes over the run's prompts; 0 is the fully ablated model, n_edges the whole one."""
+    from circuit.dataset import PromptDataLoader
+    from circuit.faithfulness import run_circuits
+
+    config = request.config
+    model, _, dataset = _prepare(config, progress, cancelled)
+    loader = PromptDataLoader(dataset, config.batch_size)
+    scores: dict[str, Any] = model.graph.unflatten(request.scores)
+    with _readable_memory():
+        outputs = run_circuits(
+            model,
+            loader,
+            request.sizes,
+            scores,
+            PatchType.TREE_PATCH,
+            request.ablation_type,
+            progress=progress,
+            cancelled=cancelled,
+        )
+    whole = dataset.batch(range(len(dataset)))
+    return {
+        size: CircuitMeasurement(size, _answer_values(logits, whole, config), _is_right(logits, whole))
+        for size, logits in outputs.items()
+    }
+
+
+@contextmanager
+def _readable_memory() -> Iterator[None]:
+    """Turn running out of memory into a sentence, and give back what was held."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise CircuitError(
+            "The device ran out of memory. Choose a smaller batch size, shorter prompts, or a smaller model."
+        ) from error
