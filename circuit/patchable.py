@@ -41,6 +41,37 @@ SUPPORTED = {
 }
 """Hugging Face model types whose edges can be scored, and their names."""
 
+_REFUSED_VARIANTS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "opt",
+        lambda config: not config.do_layer_norm_before,
+        "applies its layer norms after each block (do_layer_norm_before=false), so its stream is not a plain sum",
+    ),
+    (
+        "opt",
+        lambda config: config.word_embed_proj_dim != config.hidden_size,
+        "projects its embeddings to another width (word_embed_proj_dim), which TransformerLens does not",
+    ),
+    ("opt", lambda config: getattr(config, "_remove_final_layer_norm", False), "has no final layer norm"),
+    (
+        "gpt2",
+        lambda config: not config.scale_attn_weights,
+        "does not scale its attention scores (scale_attn_weights=false), and TransformerLens would scale them",
+    ),
+    ("gpt2", lambda config: config.add_cross_attention, "has cross-attention (add_cross_attention=true)"),
+    (
+        "gpt_neox",
+        lambda config: not getattr(config, "attention_bias", True),
+        "has no attention biases (attention_bias=false), which TransformerLens needs",
+    ),
+    (
+        "phi",
+        lambda config: getattr(config, "qk_layernorm", False),
+        "normalises queries and keys (qk_layernorm=true), which TransformerLens does not",
+    ),
+)
+"""Variants of supported architectures on which TransformerLens fails, or computes something else."""
+
 _NORMALISED_OUTPUT = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"}
 
 
@@ -231,8 +262,6 @@ def check_supported(config: Any) -> None:
         )
     if kind not in SUPPORTED:
         raise ModelError(f"Models of type '{kind}' are not supported. Supported are {', '.join(SUPPORTED.values())}.")
-    if kind == "opt" and not config.do_layer_norm_before:
-        raise ModelError(
-            "This OPT model applies its layer norms after each block (do_layer_norm_before=false), so its residual "
-            "stream is not a plain sum: it is not supported. The other OPT sizes are."
-        )
+    for of_kind, applies, what in _REFUSED_VARIANTS:
+        if kind == of_kind and applies(config):
+            raise ModelError(f"This model of type '{kind}' {what}: it is not supported. Others of its type are.")
