@@ -306,7 +306,8 @@ class NormBackward:
         self._weights = model.weights(layer)
         module = model.attention_norm(layer)
         self._centers = isinstance(module, torch.nn.LayerNorm)
-        self._weight: Tensor = module.weight.float()
+        weight = module.weight if module.weight is not None else x.new_ones(model.d_model)  # OPT may have none
+        self._weight: Tensor = weight.float()
         x = _tokens_first(x)
         if self._centers:
             x = x - x.mean(-1, keepdim=True)
