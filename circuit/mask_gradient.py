@@ -39,7 +39,7 @@ from circuit.dataset import PromptDataLoader, PromptPairBatch
 from circuit.errors import NumericalError
 from circuit.memory import automatic_batch_size
 from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
-from circuit.objective import loss
+from circuit.objective import check_answers, loss
 from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Cancelled, Progress, Report
 
@@ -129,6 +129,7 @@ def score_edges(
 ) -> PruneScores:
     """`mask_gradient_prune_scores` with its options as one `Method`."""
     model.check_prompts(loader.dataset)
+    check_answers(loader.dataset, method.answer_function)
     check_batch_size_given(loader, method.ablation_type)
     if loader.batch_size is None:
         loader = loader.with_batch_size(automatic_batch_size(model, loader.dataset))

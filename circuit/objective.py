@@ -3,6 +3,7 @@
     token_values    logit | prob | logprob | logit_exp
     answer_values   avg_diff | avg_val | mse: one number a prompt, larger is better at the task
     loss            minus the answer value, so that a positive score means that ablating the edge hurts
+    check_answers   whether every prompt has the answers that an answer function needs
 
 As in AutoCircuit, `logit_exp` divides by the sum of exponentials held constant, so its gradient does not vanish where
 the answer's probability is near 1.
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from circuit.dataset import AnswerTokens, PromptPairBatch
+from circuit.dataset import AnswerTokens, PromptDataset, PromptPairBatch
 from circuit.errors import PromptError
 from circuit.method import AnswerFunction, GradFunction
 
@@ -50,10 +51,10 @@ def answer_values(
         target = _uniform(answers, values) if isinstance(answers, AnswerTokens) else answers
         return -F.mse_loss(values, target.to(values), reduction="none").mean(-1)
     if not isinstance(answers, AnswerTokens):
-        raise PromptError(f"The answers are a target over the vocabulary, and '{answer_function}' needs answer tokens.")
+        raise _target_error(answer_function)
     if answer_function == "avg_val":
         return answers.mean(values)
-    check_wrong_answers(batch)
+    _check_wrong_answers(batch.rows, batch.wrong_answers.real.any(-1).tolist())
     return answers.mean(values) - batch.wrong_answers.mean(values)
 
 
@@ -67,14 +68,30 @@ def loss(
     return -answer_values(token_values(logits, grad_function), batch, answer_function).sum()
 
 
-def check_wrong_answers(batch: PromptPairBatch) -> None:
-    """Raise where a prompt has no wrong answer to compare with."""
-    for row, real in zip(batch.rows, batch.wrong_answers.real, strict=True):
-        if not real.any():
+def check_answers(dataset: PromptDataset, answer_function: AnswerFunction) -> None:
+    """Raise the `PromptError` of `answer_values` before any work is done, not when its batch comes up."""
+    if answer_function == "mse":
+        return
+    if dataset.target is not None:
+        raise _target_error(answer_function)
+    if answer_function == "avg_diff":
+        _check_wrong_answers(range(len(dataset)), [len(wrong) > 0 for wrong in dataset.wrong_answers])
+
+
+def _check_wrong_answers(rows: range, present: list[bool]) -> None:
+    for row, is_there in zip(rows, present, strict=True):
+        if not is_there:
             raise PromptError(
                 f"Row {row + 1}: there is no wrong answer, and 'avg_diff' compares right with wrong ones. "
                 "Add a wrong answer, or choose 'avg_val'."
             )
+
+
+def _target_error(answer_function: AnswerFunction) -> PromptError:
+    return PromptError(
+        f"The answers are a target over the vocabulary, and '{answer_function}' needs answer tokens. "
+        "Give tokens, or choose 'mse'."
+    )
 
 
 def _uniform(answers: AnswerTokens, like: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
