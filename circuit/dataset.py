@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -177,7 +178,8 @@ class PromptDataLoader:
     def __init__(self, dataset: PromptDataset, batch_size: int | None = None) -> None:
         if len(dataset) == 0:
             raise PromptError("There are no prompts: enter at least one pair.")
-        if batch_size is not None and (isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1):
+        whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+        if batch_size is not None and (not whole or batch_size < 1):
             raise OptionError(f"batch_size must be a whole number of 1 or more, and is {batch_size!r}.")
         self.dataset = dataset
         self.batch_size = batch_size
