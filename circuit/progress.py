@@ -25,7 +25,7 @@ class Progress:
 
     Args:
         total: Steps in all.
-        report: Called as `report(step, total, message)` before the first step and after each one.
+        report: Called as `report(step, total, message)` after each step.
         cancelled: Asked before each step.
     """
 
