@@ -1,0 +1,107 @@
+"""What a session remembers: its model, prompts, method, jobs, and the run it looks at.
+
+Widgets keep their own values over page switches (`persist_state="session"`); what stands here is shared by pages. A
+finished run is written to the runs folder (`EDGESCOPE_RUNS`), and its id stands in the address of the pages that show
+it, so that a reload or a link finds it again. An id is a random uuid: who has it may look.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from circuit.errors import RunFileError
+from circuit.models import cache_folder
+from circuit.prompts import PRESETS, PromptSet
+from circuit.runs import Run, RunConfig
+
+if TYPE_CHECKING:
+    from circuit.tasks import CircuitMeasurement
+
+EXAMPLE = RunConfig("smollm2-135m", PRESETS["ioi"].prompts)
+"""What the landing page runs at one click."""
+
+
+def runs_folder() -> Path:
+    return Path(os.environ.get("EDGESCOPE_RUNS") or cache_folder() / "runs")
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+def model_key() -> str:
+    """The model chosen on the prompts page."""
+    return st.session_state.setdefault("model", EXAMPLE.model)
+
+
+def prompts() -> PromptSet:
+    """The prompts that this session works on."""
+    return st.session_state.setdefault("prompts", EXAMPLE.prompts)
+
+
+def set_prompts(new: PromptSet) -> None:
+    """Work on other prompts: the table starts over from them."""
+    st.session_state["prompts"] = new
+    st.session_state["prompt_table"] = st.session_state.get("prompt_table", 0) + 1
+
+
+def prepend_bos() -> bool | None:
+    """Whether prompts start with a BOS token; None leaves it to the model's own tokenizer."""
+    return {"As the tokenizer does": None, "Yes": True, "No": False}[
+        st.session_state.get("bos", "As the tokenizer does")
+    ]
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def show_run(run: Run) -> None:
+    """Look at a run that has just finished: save it, and remember it among this session's."""
+    path = runs_folder() / f"{run.id}.safetensors"
+    try:
+        run.save(path)
+    except RunFileError as error:
+        st.session_state["notice"] = f"{error} The run stays here until you close this page."
+    st.session_state["run"] = run
+    recent: dict[str, str] = st.session_state.setdefault("recent", {})
+    recent[run.id] = f"{run.provenance.get('model', run.config.model)} · {run.config.prompts.name} · " + (
+        run.config.method.describe()
+    )
+
+
+def current_run() -> Run | None:
+    """The run that the session looks at, or that the address names."""
+    wanted = st.query_params.get("run")
+    run: Run | None = st.session_state.get("run")
+    if wanted and (run is None or run.id != wanted):
+        run = _stored(wanted) or run
+        st.session_state["run"] = run
+    if run is not None and wanted != run.id:
+        st.query_params["run"] = run.id
+    return run
+
+
+def open_run(run_id: str) -> None:
+    """Look at a stored run."""
+    if run := _stored(run_id):
+        st.session_state["run"] = run
+
+
+def _stored(run_id: str) -> Run | None:
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        st.session_state["notice"] = "The address names no run: its run id is not one of ours."
+        return None
+    try:
+        return Run.load(runs_folder() / f"{run_id}.safetensors")
+    except RunFileError as error:
+        st.session_state["notice"] = f"The run that the address names cannot be shown. {error}"
+        return None
+
+
+def measurements(run: Run) -> dict[int, CircuitMeasurement]:
+    """Circuits of this run that have been measured, by number of edges."""
+    return st.session_state.setdefault("measurements", {}).setdefault(run.id, {})

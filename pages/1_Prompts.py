@@ -1,0 +1,183 @@
+"""Choose a model, enter prompt pairs, and see at once whether the model does the task on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from circuit.models import CATALOGUE
+from circuit.prompts import PRESETS, visible
+from circuit.tasks import CheckRequest, PromptReport, check_prompts
+from circuit.ui import job_panel, page, session
+from circuit.ui.prompt_table import from_table, to_table
+
+page.begin(
+    "1 · Prompts",
+    "A **clean** prompt shows the behaviour; the **corrupt** prompt is its smallest edit that changes the answer. "
+    "Edges that matter are those through which this difference flows.",
+)
+
+
+def choose_model() -> None:
+    key = st.selectbox(
+        "Model",
+        list(CATALOGUE),
+        index=list(CATALOGUE).index(session.model_key()),
+        format_func=lambda key: f"{CATALOGUE[key].title} · {CATALOGUE[key].parameters} M parameters",
+        help="Weights are fetched the first time a model is used, and kept.",
+    )
+    st.session_state["model"] = key
+    entry = CATALOGUE[key]
+    st.caption(
+        f"{entry.good_for} {entry.n_layers} layers of {entry.n_heads} heads; {entry.licence}; {entry.origin}, "
+        f"{entry.download} MB once."
+    )
+
+
+def choose_preset() -> None:
+    choice, load = st.columns([3, 1], vertical_alignment="bottom")
+    key = choice.selectbox("Preset", list(PRESETS), format_func=lambda key: PRESETS[key].title, key="preset")
+    if load.button("Load", width="stretch", help="Replaces the table below."):
+        session.set_prompts(PRESETS[key].prompts)
+        st.rerun()
+    st.caption(PRESETS[key].about)
+
+
+def edit() -> None:
+    """The table. What was typed is taken over at each run of the script, so no page switch loses it."""
+    table_key = f"table-{st.session_state.get('prompt_table', 0)}"
+    if table_key not in st.session_state or "prompt_base" not in st.session_state:
+        st.session_state["prompt_base"] = to_table(session.prompts())
+    edited = st.data_editor(
+        st.session_state["prompt_base"],
+        key=table_key,
+        num_rows="dynamic",
+        hide_index=False,
+        height=280,
+        column_config={
+            "clean": st.column_config.TextColumn("Clean prompt", width="large"),
+            "corrupt": st.column_config.TextColumn("Corrupt prompt", width="large"),
+            "answers": st.column_config.TextColumn("Right answers", help="Several are separated by |"),
+            "wrong answers": st.column_config.TextColumn("Wrong answers", help="Several are separated by |"),
+        },
+    )
+    st.session_state["prompts"] = from_table(edited, name=session.prompts().name)
+
+
+left, right = st.columns(2)
+with left:
+    choose_model()
+with right:
+    choose_preset()
+edit()
+st.caption(
+    "An answer is one token, usually with a leading space (` Mary`); several are separated by `|`. Paste rows from a "
+    "spreadsheet, or add them at the bottom. Clean and corrupt need the same number of tokens."
+)
+
+request = CheckRequest(session.model_key(), session.prompts(), prepend_bos=session.prepend_bos())
+actions = st.columns([1, 1, 3], vertical_alignment="bottom")
+with actions[0]:
+    busy = job_panel.running("check") is not None
+    if st.button("Check prompts", width="stretch", disabled=busy or not len(session.prompts()), icon=":material/rule:"):
+        st.session_state["checking"] = request
+        job_panel.start("check", check_prompts, request, title="Checking the prompts")
+        st.rerun()
+with actions[1]:
+    page.next_step(page.ATTRIBUTE, "Continue")
+with actions[2]:
+    st.selectbox(
+        "BOS token before each prompt",
+        ["As the tokenizer does", "Yes", "No"],
+        key="bos",
+        persist_state="session",
+        help="Some models were trained with a beginning-of-sequence token before every text, others never saw one.",
+    )
+
+if (answer := job_panel.follow("check")) is not None:
+    st.session_state["prompt_report"] = (st.session_state["checking"], answer)
+
+
+def show(checked: CheckRequest, report: PromptReport) -> None:
+    n, used = len(checked.prompts), len(checked.prompts) - len(report.problems)
+    title = CATALOGUE[checked.model].title if checked.model in CATALOGUE else checked.model
+    st.subheader(f"{used} of {n} pairs can be used", anchor=False)
+    if checked != request:
+        st.warning("The table, the model or the BOS choice has changed since this check: check again.")
+    for row, problems in list(report.problems.items())[:8]:
+        for problem in problems:
+            st.error(f"Row {row + 1}: {problem}", icon=":material/block:")
+    if len(report.problems) > 8:
+        st.error(f"… and {len(report.problems) - 8} more rows: see the table.")
+    if not used:
+        return
+    clean, corrupt = report.difference_clean, report.difference_corrupt
+    first = np.nanmean(report.rank == 1) * n / used
+    cells = st.columns(4)
+    cells[0].metric("First choice is a right answer", f"{first:.0%}", help=f"Of {used} clean prompts, {title}.")
+    cells[1].metric("Mean P(right answers)", f"{np.nanmean(report.probability):.2f}", help="After the clean prompt.")
+    if np.isfinite(clean).any():
+        cells[2].metric(
+            "Logit difference, clean",
+            f"{np.nanmean(clean):+.2f}",
+            help="Mean logit of the right answers minus that of the wrong ones, averaged over the pairs.",
+        )
+        cells[3].metric(
+            "Logit difference, corrupt",
+            f"{np.nanmean(corrupt):+.2f}",
+            help="The same, after the corrupt prompt. It should be much lower.",
+        )
+        verdict(clean, corrupt)
+    rows = pd.DataFrame(
+        {
+            "clean prompt": ["".join(tokens) for tokens in report.clean_tokens],
+            "right": [visible(" | ".join(pair.answers)) for pair in checked.prompts.pairs],
+            "P(right)": report.probability,
+            "rank": report.rank,
+            "difference clean": clean,
+            "difference corrupt": corrupt,
+            "model's first choices": [
+                ", ".join(f"{visible(token)} {share:.0%}" for token, share in top[:3]) for top in report.top_tokens
+            ],
+            "tokens": [len(tokens) for tokens in report.clean_tokens],
+            "problem": [" ".join(report.problems.get(row, [])) for row in range(n)],
+        },
+        index=pd.RangeIndex(1, n + 1, name="row"),
+    )
+    st.dataframe(
+        rows if report.problems else rows.drop(columns="problem"),
+        height=320,
+        column_config={
+            "P(right)": st.column_config.ProgressColumn(format="%.2f", min_value=0, max_value=1),
+            "difference clean": st.column_config.NumberColumn(format="%+.2f"),
+            "difference corrupt": st.column_config.NumberColumn(format="%+.2f"),
+            "rank": st.column_config.NumberColumn(
+                format="%d", help="Rank of the best right answer; 1 is first choice."
+            ),
+        },
+    )
+    bos = "with" if report.prepend_bos else "without"
+    st.caption(f"{title}, {checked.dtype}, {used} pairs, {bos} a BOS token; logits after the last token.")
+
+
+def verdict(clean: np.ndarray, corrupt: np.ndarray) -> None:
+    """One sentence on whether attribution on these prompts would mean anything."""
+    wrong = int(np.nansum(clean <= 0))
+    unmoved = int(np.nansum(clean - corrupt <= 0))
+    n = int(np.isfinite(clean).sum())
+    if np.nanmean(clean) <= 0:
+        st.error("The model does not do this task: on average it prefers the wrong answers after the clean prompts.")
+    elif np.nanmean(clean - corrupt) <= 0.1 * abs(np.nanmean(clean)):
+        st.error("Corrupting hardly changes the answer, so edge scores would measure nothing.")
+    elif wrong or unmoved:
+        st.warning(
+            f"The model does the task on average. On {wrong} of {n} pairs it prefers a wrong answer, and on {unmoved} "
+            "corrupting does not lower the difference: consider leaving those out."
+        )
+    else:
+        st.success(f"The model does this task on all {n} pairs, and corrupting lowers the difference on all of them.")
+
+
+if "prompt_report" in st.session_state:
+    show(*st.session_state["prompt_report"])

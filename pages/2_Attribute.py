@@ -1,0 +1,224 @@
+"""Choose how importance is measured, and score every edge."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import streamlit as st
+
+from circuit.errors import CircuitError, OptionError
+from circuit.method import AblationType, AnswerFunction, CleanCorrupt, GradFunction, IntegrationRule, Method
+from circuit.pruning import edge_table, top_edges
+from circuit.runs import Run, RunConfig
+from circuit.tasks import attribute
+from circuit.ui import job_panel, page, session
+
+page.begin(
+    "2 · Attribute",
+    "Every edge gets a mask between 0 (untouched) and 1 (ablated). Its **score** is the gradient of the loss with "
+    "respect to that mask: a positive score says that ablating the edge hurts the task.",
+)
+
+METHODS = {
+    "Edge attribution patching": "One gradient, at the untouched model. Fast, and blind where the model is saturated.",
+    "Integrated gradients": "The average gradient on the way from the untouched to the ablated model. Costs one pass a "
+    "point, and is more faithful where the model is saturated.",
+    "Gradient at one mask value": "One gradient, with every edge ablated to the same degree.",
+}
+GRAD_FUNCTIONS: dict[GradFunction, str] = {
+    "logit": "Logits of the answers: linear, the usual choice.",
+    "prob": "Probabilities of the answers: vanishes where the model is sure.",
+    "logprob": "Log probabilities of the answers: also counts what takes probability away from other tokens.",
+    "logit_exp": "Exponentials of the logits over their sum held constant: like prob, without vanishing near 1.",
+}
+ANSWER_FUNCTIONS: dict[AnswerFunction, str] = {
+    "avg_diff": "Mean of the right answers minus mean of the wrong ones.",
+    "avg_val": "Mean of the right answers; wrong ones are not used.",
+    "mse": "Squared distance, over the vocabulary, from the uniform distribution over the right answers.",
+}
+ABLATIONS = {
+    AblationType.RESAMPLE: "The same part's activation on the other prompt of the pair. Isolates what the two differ in.",
+    AblationType.ZERO: "Zeros: the part is taken out altogether.",
+    AblationType.TOKENWISE_MEAN_CLEAN: "The mean over all clean prompts, token position by token position.",
+    AblationType.TOKENWISE_MEAN_CORRUPT: "The mean over all corrupt prompts, token position by token position.",
+    AblationType.TOKENWISE_MEAN_CLEAN_AND_CORRUPT: "The mean over all clean and corrupt prompts, position by position.",
+    AblationType.BATCH_TOKENWISE_MEAN: "The mean over the prompts of the batch, position by position.",
+    AblationType.BATCH_ALL_TOK_MEAN: "One mean over all prompts and positions of the batch.",
+}
+RULES: dict[IntegrationRule, str] = {
+    "reference": "AutoCircuit's: N + 1 points from 0 to 1, equal weights.",
+    "trapezoid": "The same points, ends weighted half: more accurate.",
+    "midpoint": "N points between: most accurate for the cost.",
+}
+
+
+def choose_points() -> dict[str, float | int | str | None]:
+    """Which mask values: exactly one of mask_val and integrated_grad_samples, by construction."""
+    kind = st.radio("Method", list(METHODS), captions=list(METHODS.values()), key="kind", persist_state="session")
+    if kind == "Edge attribution patching":
+        return {"mask_val": 0.0, "integrated_grad_samples": None}
+    if kind == "Gradient at one mask value":
+        value = st.slider("Mask value m", 0.0, 1.0, 0.5, 0.05, key="mask_val", persist_state="session")
+        return {"mask_val": value, "integrated_grad_samples": None}
+    n = st.slider("Samples N", 1, 30, 5, key="samples", persist_state="session", help="More samples, better average.")
+    rule = st.selectbox(
+        "Integration rule", list(RULES), key="rule", persist_state="session", help="Which points are averaged, and how."
+    )
+    st.caption(RULES[rule])
+    return {"mask_val": None, "integrated_grad_samples": n, "integration_rule": rule}
+
+
+def choose_loss() -> dict[str, str]:
+    grad = st.selectbox(
+        "Grad function",
+        get_args(GradFunction),
+        key="grad",
+        persist_state="session",
+        help="What is read off the logits.",
+    )
+    st.caption(GRAD_FUNCTIONS[grad])
+    answer = st.selectbox(
+        "Answer function",
+        get_args(AnswerFunction),
+        key="answer",
+        persist_state="session",
+        help="How the answers become one number a prompt. The loss is minus that number.",
+    )
+    st.caption(ANSWER_FUNCTIONS[answer])
+    return {"grad_function": grad, "answer_function": answer}
+
+
+def choose_ablation() -> dict[str, AblationType | str | None]:
+    ablation = st.selectbox(
+        "Ablation type",
+        list(ABLATIONS),
+        format_func=lambda kind: str(kind).capitalize(),
+        key="ablation",
+        persist_state="session",
+        help="What replaces a part's activation along an ablated edge.",
+    )
+    st.caption(ABLATIONS[ablation])
+    side = st.radio(
+        "Ablated activations come from",
+        get_args(CleanCorrupt)[::-1],
+        format_func=lambda side: f"{side} prompts",
+        key="side",
+        persist_state="session",
+        horizontal=True,
+        disabled=not ablation.reads_batch,
+        help="Clean prompts go in, so with resample ablation 'clean' changes nothing at m = 0: every score is zero. "
+        "Not used by zero ablation and by means over the whole set.",
+    )
+    return {"ablation_type": ablation, "clean_corrupt": side if ablation.reads_batch else None}
+
+
+def choose_running() -> dict[str, object]:
+    dtype = st.selectbox(
+        "Precision",
+        ["float32", "bfloat16", "float16"],
+        key="dtype",
+        persist_state="session",
+        help="Of the model's weights and activations. Scores always accumulate in float32.",
+    )
+    device = st.selectbox("Device", ["auto", "cpu", "cuda", "mps"], key="device", persist_state="session")
+    size = st.number_input(
+        "Batch size",
+        0,
+        512,
+        0,
+        key="batch",
+        persist_state="session",
+        help="Prompts at a time; 0 chooses by free memory. Scores do not depend on it, but for the batch means, which "
+        "need one.",
+    )
+    apart = st.toggle(
+        "Keep token positions apart",
+        key="apart",
+        persist_state="session",
+        help="Score every edge once a token position. Needs prompts of one length.",
+    )
+    return {"dtype": dtype, "device": device, "batch_size": int(size) or None, "keep_positions": apart}
+
+
+columns = st.columns(4, gap="medium")
+with columns[0]:
+    points = choose_points()
+with columns[1]:
+    loss = choose_loss()
+with columns[2]:
+    ablation = choose_ablation()
+with columns[3]:
+    running = choose_running()
+
+prompts = session.prompts()
+try:
+    method = Method(**points, **loss, **ablation)  # type: ignore[arg-type]
+    config = RunConfig(
+        session.model_key(),
+        prompts,
+        method,
+        prepend_bos=session.prepend_bos(),
+        **running,  # type: ignore[arg-type]
+    )
+    if method.ablation_type.needs_batch_size and config.batch_size is None:
+        raise OptionError(f"'{method.ablation_type}' depends on the batch size: choose one on the right.")
+    n_points = len(method.points)
+    st.info(
+        f"**{len(prompts)} prompt pairs**, {method.describe()}. One forward pass on what is ablated with, and "
+        f"{n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
+        icon=":material/functions:",
+    )
+except CircuitError as error:
+    st.error(str(error))
+    config = None
+
+ready = config is not None and len(prompts) > 0
+if not prompts.pairs:
+    st.warning("There are no prompts yet: enter some on the page 1 · Prompts.")
+busy = job_panel.running("attribute") is not None
+if st.button("Run attribution", type="primary", icon=":material/play_arrow:", disabled=busy or not ready):
+    job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {session.model_key()}")
+    st.rerun()
+finished = job_panel.follow("attribute", in_address=True)
+if finished is not None:
+    session.show_run(finished)
+
+
+def summary(run: Run) -> None:
+    st.subheader("Result", anchor=False)
+    function = f"{run.config.method.grad_function} {run.config.method.answer_function}"
+    cells = st.columns(5)
+    cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")
+    cells[1].metric("Time", f"{run.provenance['seconds']:.1f} s", help="Without loading the model.")
+    cells[2].metric(
+        f"{function}, clean", f"{run.baseline.clean:+.3f}", help="The whole model, mean over the pairs used."
+    )
+    cells[3].metric(f"{function}, corrupt", f"{run.baseline.corrupt:+.3f}", help="The whole model, corrupt prompts.")
+    right = "–" if np.isnan(run.baseline.accuracy) else f"{run.baseline.accuracy:.0%}"
+    cells[4].metric(
+        "Right above wrong", right, help="Share of clean prompts with every right answer above every wrong."
+    )
+    if left_out := len(run.config.prompts) - len(run.used_rows):
+        st.warning(
+            f"{left_out} of {len(run.config.prompts)} pairs could not be used: check them on the page 1 · Prompts."
+        )
+    if run.baseline.clean <= run.baseline.corrupt:
+        st.error("On average the model does no better on clean than on corrupt prompts: these scores mean little.")
+    elif run.baseline.accuracy < 0.5:
+        st.warning("The model gets fewer than half of the clean prompts right: read these scores with care.")
+    if not np.any(run.scores):
+        st.error(
+            "Every score is zero: what is patched in equals what was there. Patch from the corrupt prompts instead."
+        )
+    strongest = edge_table(run.graph, run.scores, top_edges(run.scores, 5))
+    st.markdown(
+        "Strongest edges: "
+        + ", ".join(f"`{row.source} → {row.destination}` ({row.score:+.3f})" for row in strongest.itertuples())
+    )
+    st.caption(run.caption)
+    page.next_step(page.SCORES, "See the scores")
+
+
+if (shown := st.session_state.get("run")) is not None and not busy:
+    summary(shown)

@@ -1,0 +1,144 @@
+"""Keep the strongest edges only: the graph that is left, and whether it still does the task."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import streamlit as st
+
+from circuit.method import AblationType
+from circuit.plots.circuit_graph import graph_height, graph_options, picked_item
+from circuit.pruning import circuit_graph, live_edges, top_edges
+from circuit.runs import Run
+from circuit.tasks import MeasureRequest, measure_circuits
+from circuit.ui import job_panel, page, session
+
+page.begin(
+    "4 · Circuit",
+    "Keep the edges of largest absolute score and ablate all others. If the circuit is right, the task survives.",
+)
+run = session.current_run()
+if run is None:
+    page.need_run()
+assert run is not None
+
+MANY = 300
+
+
+def sizes(n_edges: int) -> list[int]:
+    """Circuit sizes for the slider: close together at the small end, where graphs can be read."""
+    steps = {round(10 ** (i / 12)) for i in range(12 * math.ceil(math.log10(n_edges)) + 1)}
+    return sorted({n for n in steps if 5 <= n < n_edges} | {n_edges})
+
+
+def choose_size(run: Run) -> int:
+    options = sizes(run.graph.n_edges)
+    default = min(options, key=lambda n: abs(n - 50))
+    return st.select_slider(
+        "Edges kept, by absolute score",
+        options,
+        value=default,
+        format_func=lambda n: f"{n:,}",
+        key=f"size-{run.graph.n_edges}",
+        persist_state="session",
+    )
+
+
+def draw(run: Run, n: int) -> None:
+    kept = top_edges(run.scores, n)
+    live = live_edges(run.graph, kept)
+    dead = len(kept) - len(live)
+    if dead:
+        st.caption(
+            f"{dead} of the {n:,} edges are dead ends (no path leads through them from input to output): not drawn."
+        )
+    if not len(live):
+        st.info("No path leads from the embedding to the final residual through these edges: keep more of them.")
+        return
+    if len(live) > MANY:
+        st.warning(f"{len(live):,} edges are too many to draw readably: the graph shows the strongest {MANY} of them.")
+        live = live[:MANY]
+    drawn = circuit_graph(run.graph, live, run.scores)
+    height = graph_height(drawn)
+    caption = f"{len(live)} edges. {run.caption}"
+    event = st.echarts_chart(
+        graph_options(drawn, caption=caption, dark=page.is_dark(), width=860, height=height),
+        height=height,
+        key="graph",
+        on_select="rerun",
+    )
+    item = picked_item(drawn, event["selection"]["selected"])
+    if item is not None:
+        st.info(item.text.replace("<br/>", "  \n").replace("<br>", "  \n"))
+
+
+def faithfulness(run: Run, n: int) -> None:
+    """Measure the circuit, the whole model and the fully ablated one; results are kept with the run."""
+    done = session.measurements(run)
+    everything = run.graph.n_edges
+    if (measured := job_panel.follow("measure")) is not None:
+        of_run, results = st.session_state["measuring"], measured
+        st.session_state["measurements"].setdefault(of_run, {}).update(results)
+    missing = tuple(sorted({0, n, everything} - done.keys()))
+    if missing and job_panel.running("measure") is None and "error-measure" not in st.session_state:
+        st.session_state["measuring"] = run.id
+        request = MeasureRequest(run.config, run.scores, missing, run.config.method.ablation_type)
+        job_panel.start("measure", measure_circuits, request, title=f"Measuring the circuit of {n:,} edges")
+        st.rerun()
+    if missing:
+        if "error-measure" in st.session_state and st.button("Measure again"):
+            del st.session_state["error-measure"]
+            st.rerun()
+        return
+    report(run, n)
+
+
+def report(run: Run, n: int) -> None:
+    done = session.measurements(run)
+    circuit, whole, ablated = done[n], done[run.graph.n_edges], done[0]
+    method = run.config.method
+    function = f"{method.grad_function} {method.answer_function}"
+    span = whole.mean - ablated.mean
+    if abs(span) < 1e-3 * max(abs(whole.mean), abs(ablated.mean), 1e-6):
+        st.warning("The whole and the fully ablated model do equally well, so no share can be given.")
+    else:
+        share = (circuit.mean - ablated.mean) / span
+        st.metric(
+            "Faithfulness",
+            f"{share:.0%}",
+            help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the whole "
+            "model, 0 % as bad as with every edge ablated.",
+        )
+    rows = [("Whole model", whole), (f"Circuit, {n:,} edges", circuit), ("Every edge ablated", ablated)]
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "": [name for name, _ in rows],
+                function: [result.mean for _, result in rows],
+                "right above wrong": [result.accuracy for _, result in rows],
+            }
+        ),
+        hide_index=True,
+        column_config={
+            function: st.column_config.NumberColumn(format="%+.3f"),
+            "right above wrong": st.column_config.NumberColumn(format="percent"),
+        },
+    )
+    source = " from the corrupt prompts" if method.ablation_type.reads_batch else ""
+    st.caption(
+        f"Mean over the {len(circuit.values)} prompt pairs that the scores were made from, so this is an upper bound on "
+        f"what to expect of new prompts. Clean prompts in; all edges but the circuit's carry {method.ablation_type} "
+        f"ablation{source}."
+    )
+    if method.ablation_type is AblationType.RESAMPLE and method.clean_corrupt == "clean":
+        st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
+
+
+n_edges = choose_size(run)
+graph, measured = st.columns([3, 1.15], gap="medium")
+with measured:
+    st.subheader("Does it still do the task?", anchor=False)
+    faithfulness(run, n_edges)
+with graph:
+    draw(run, n_edges)
