@@ -214,7 +214,7 @@ def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> 
 
 def check_batch_size_given(loader: PromptDataLoader, ablation_type: AblationType) -> None:
     """Raise where the meaning of the ablation depends on a batch size that nobody chose."""
-    if ablation_type in (AblationType.BATCH_TOKENWISE_MEAN, AblationType.BATCH_ALL_TOK_MEAN) and not loader.batch_size:
+    if ablation_type.needs_batch_size and loader.batch_size is None:
         raise OptionError(
             f"'{ablation_type}' averages over the prompts of a batch, so its result depends on the batch size: "
             "choose one."

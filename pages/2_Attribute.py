@@ -38,7 +38,7 @@ ANSWER_FUNCTIONS: dict[AnswerFunction, str] = {
     "mse": "Squared distance, over the vocabulary, from the uniform distribution over the right answers.",
 }
 ABLATIONS = {
-    AblationType.RESAMPLE: "The same part's activation on the other prompt of the pair. Isolates what the two differ in.",
+    AblationType.RESAMPLE: "The same part's activation on the other prompt of the pair. Isolates what they differ in.",
     AblationType.ZERO: "Zeros: the part is taken out altogether.",
     AblationType.TOKENWISE_MEAN_CLEAN: "The mean over all clean prompts, token position by token position.",
     AblationType.TOKENWISE_MEAN_CORRUPT: "The mean over all corrupt prompts, token position by token position.",
@@ -152,6 +152,7 @@ with columns[3]:
     running = choose_running()
 
 prompts = session.prompts()
+config: RunConfig | None = None
 try:
     method = Method(**points, **loss, **ablation)  # type: ignore[arg-type]
     config = RunConfig(
@@ -170,8 +171,8 @@ try:
         icon=":material/functions:",
     )
 except CircuitError as error:
-    st.error(str(error))
     config = None
+    st.error(str(error))
 
 ready = config is not None and len(prompts) > 0
 if not prompts.pairs:
@@ -191,18 +192,14 @@ def summary(run: Run) -> None:
     cells = st.columns(5)
     cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")
     cells[1].metric("Time", f"{run.provenance['seconds']:.1f} s", help="Without loading the model.")
-    cells[2].metric(
-        f"{function}, clean", f"{run.baseline.clean:+.3f}", help="The whole model, mean over the pairs used."
-    )
+    cells[2].metric(f"{function}, clean", f"{run.baseline.clean:+.3f}", help="The whole model, mean over pairs.")
     cells[3].metric(f"{function}, corrupt", f"{run.baseline.corrupt:+.3f}", help="The whole model, corrupt prompts.")
     right = "–" if np.isnan(run.baseline.accuracy) else f"{run.baseline.accuracy:.0%}"
     cells[4].metric(
         "Right above wrong", right, help="Share of clean prompts with every right answer above every wrong."
     )
     if left_out := len(run.config.prompts) - len(run.used_rows):
-        st.warning(
-            f"{left_out} of {len(run.config.prompts)} pairs could not be used: check them on the page 1 · Prompts."
-        )
+        st.warning(f"{left_out} of {len(run.config.prompts)} pairs could not be used: check them on 1 · Prompts.")
     if run.baseline.clean <= run.baseline.corrupt:
         st.error("On average the model does no better on clean than on corrupt prompts: these scores mean little.")
     elif run.baseline.accuracy < 0.5:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.plots.heatmap import block_heatmap, layer_heatmap, picked_block, picked_edge, score_matrix
+from circuit.plots.heatmap import Reduce, block_heatmap, layer_heatmap, picked_block, picked_edge, score_matrix
 from circuit.pruning import edge_table, top_edges
 from circuit.runs import Run
 from circuit.ui import page, session
@@ -19,7 +19,7 @@ if run is None:
     page.need_run()
 assert run is not None
 
-REDUCE = {
+REDUCE: dict[Reduce, str] = {
     "abs_sum": "Sum of |score|",
     "abs_max": "Largest |score|",
     "signed_sum": "Sum of scores (signed)",
@@ -28,8 +28,9 @@ REDUCE = {
 
 def overview(run: Run, position: int | None) -> None:
     reduce = st.segmented_control(
-        "A cell shows", list(REDUCE), format_func=REDUCE.get, default="abs_sum", required=True, key="reduce"
+        "A cell shows", list(REDUCE), format_func=REDUCE.__getitem__, default="abs_sum", required=True, key="reduce"
     )
+    assert reduce is not None
     figure = layer_heatmap(run.graph, run.scores, reduce, caption=run.caption, position=position)
     event = st.plotly_chart(figure, key="overview", on_select="rerun", selection_mode="points")
     if picked := picked_block(run.graph, event["selection"]["points"]):

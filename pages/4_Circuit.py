@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import streamlit as st
 
 from circuit.method import AblationType
@@ -34,13 +33,15 @@ def sizes(n_edges: int) -> list[int]:
 
 def choose_size(run: Run) -> int:
     options = sizes(run.graph.n_edges)
-    default = min(options, key=lambda n: abs(n - 50))
+    # The first size at which there is something to see: some edges lie on a path from input to output.
+    readable = (n for n in options if n >= 50 and len(live_edges(run.graph, top_edges(run.scores, n))) >= 40)
+    default = next(readable, options[-1])
     return st.select_slider(
         "Edges kept, by absolute score",
         options,
         value=default,
         format_func=lambda n: f"{n:,}",
-        key=f"size-{run.graph.n_edges}",
+        key=f"size-{run.id}",
         persist_state="session",
     )
 
@@ -50,9 +51,7 @@ def draw(run: Run, n: int) -> None:
     live = live_edges(run.graph, kept)
     dead = len(kept) - len(live)
     if dead:
-        st.caption(
-            f"{dead} of the {n:,} edges are dead ends (no path leads through them from input to output): not drawn."
-        )
+        st.caption(f"{dead} of the {n:,} edges are dead ends, on no path from input to output: not drawn.")
     if not len(live):
         st.info("No path leads from the embedding to the final residual through these edges: keep more of them.")
         return
@@ -65,12 +64,13 @@ def draw(run: Run, n: int) -> None:
     event = st.echarts_chart(
         graph_options(drawn, caption=caption, dark=page.is_dark(), width=860, height=height),
         height=height,
-        key="graph",
+        key=f"graph-{run.id}-{n}",  # a selection belongs to one circuit
         on_select="rerun",
     )
     item = picked_item(drawn, event["selection"]["selected"])
     if item is not None:
-        st.info(item.text.replace("<br/>", "  \n").replace("<br>", "  \n"))
+        with st.container(border=True):
+            st.markdown(item.text.replace("<b>", "**").replace("</b>", "**").replace("<br>", "  \n"))
 
 
 def faithfulness(run: Run, n: int) -> None:
@@ -106,33 +106,26 @@ def report(run: Run, n: int) -> None:
         share = (circuit.mean - ablated.mean) / span
         st.metric(
             "Faithfulness",
-            f"{share:.0%}",
-            help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the whole "
-            "model, 0 % as bad as with every edge ablated.",
+            f"{share + 0.0:.0%}" if abs(share) >= 0.005 else "0%",
+            help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
+            "whole model, 0 % as bad as with every edge ablated.",
         )
-    rows = [("Whole model", whole), (f"Circuit, {n:,} edges", circuit), ("Every edge ablated", ablated)]
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "": [name for name, _ in rows],
-                function: [result.mean for _, result in rows],
-                "right above wrong": [result.accuracy for _, result in rows],
-            }
-        ),
-        hide_index=True,
-        column_config={
-            function: st.column_config.NumberColumn(format="%+.3f"),
-            "right above wrong": st.column_config.NumberColumn(format="percent"),
-        },
-    )
+    rows = [("Whole model", whole), (f"**{n:,} edges**", circuit), ("No edge", ablated)]
+    lines = [f"{name} | {result.mean:+.2f} | {right(result.accuracy)}" for name, result in rows]
+    st.markdown("\n".join([f"| {function} | right", "--- | ---: | ---:", *lines]))
     source = " from the corrupt prompts" if method.ablation_type.reads_batch else ""
     st.caption(
-        f"Mean over the {len(circuit.values)} prompt pairs that the scores were made from, so this is an upper bound on "
-        f"what to expect of new prompts. Clean prompts in; all edges but the circuit's carry {method.ablation_type} "
-        f"ablation{source}."
+        f"Means over the {len(circuit.values)} prompt pairs that the scores were made from: new prompts may do "
+        f"worse. Clean prompts in; all edges but the circuit's carry {method.ablation_type} "
+        f"ablation{source}. 'Right' is the share of prompts with every right answer above every wrong one."
     )
     if method.ablation_type is AblationType.RESAMPLE and method.clean_corrupt == "clean":
         st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
+
+
+def right(accuracy: float) -> str:
+    """The share of prompts with every right answer above every wrong one."""
+    return "–" if math.isnan(accuracy) else f"{accuracy:.0%}"
 
 
 n_edges = choose_size(run)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.models import CATALOGUE
+from circuit.models import title_of
 from circuit.ui import session
 from circuit.ui.server import job_server
 
 LANDING, PROMPTS, ATTRIBUTE = "app.py", "pages/1_Prompts.py", "pages/2_Attribute.py"
 SCORES, CIRCUIT = "pages/3_Scores.py", "pages/4_Circuit.py"
+PAGES = (
+    (LANDING, "Start", "home"),
+    (PROMPTS, "1 · Prompts", "edit_note"),
+    (ATTRIBUTE, "2 · Attribute", "function"),
+    (SCORES, "3 · Scores", "grid_on"),
+    (CIRCUIT, "4 · Circuit", "account_tree"),
+)
 
 
 def begin(title: str, lead: str) -> None:
     """Call first on every page. `lead` says in one or two sentences what the page is for."""
     st.set_page_config(page_title=f"{title} · Edgescope", page_icon="🔬", layout="wide")
+    st.html("<style>.stMainBlockContainer {padding-top: 2.5rem; padding-bottom: 2rem}</style>")
     job_server()  # so that the worker warms up while the first page is read
-    st.title(title, anchor=False)
+    st.header(title, anchor=False)
     st.markdown(lead)
     if notice := st.session_state.pop("notice", None):
         st.warning(notice)
@@ -47,8 +55,10 @@ def need_run() -> None:
 
 def _sidebar() -> None:
     with st.sidebar:
-        entry = CATALOGUE.get(session.model_key())
-        st.caption("**Model**  \n" + (entry.title if entry else session.model_key()))
+        for target, label, icon in PAGES:
+            st.page_link(target, label=label, icon=f":material/{icon}:")
+        st.divider()
+        st.caption(f"**Model**  \n{title_of(session.model_key())}")
         prompts = session.prompts()
         st.caption(f"**Prompts**  \n{prompts.name}, {len(prompts)} pairs")
         run = st.session_state.get("run")
