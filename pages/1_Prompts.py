@@ -54,8 +54,8 @@ def edit() -> None:
         hide_index=False,
         height=280,
         column_config={
-            "clean": st.column_config.TextColumn("Clean prompt", width=365),
-            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=365),
+            "clean": st.column_config.TextColumn("Clean prompt", width=330),
+            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=330),
             "answers": st.column_config.TextColumn("Right answers", width=110, help="Several are separated by |"),
             "wrong answers": st.column_config.TextColumn("Wrong answers", width=110, help="Several are separated by |"),
         },

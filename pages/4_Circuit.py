@@ -62,7 +62,7 @@ def draw(run: Run, n: int) -> None:
     height = graph_height(drawn)
     caption = f"{len(live)} edges. {run.caption}"
     event = st.echarts_chart(
-        graph_options(drawn, caption=caption, dark=page.is_dark(), width=860, height=height),
+        graph_options(drawn, caption=caption, dark=page.is_dark(), width=680, height=height),
         height=height,
         key=f"graph-{run.id}-{n}",  # a selection belongs to one circuit
         on_select="rerun",
@@ -111,8 +111,8 @@ def report(run: Run, n: int) -> None:
             "whole model, 0 % as bad as with every edge ablated.",
         )
     rows = [("Whole model", whole), (f"**{n:,} edges**", circuit), ("No edge", ablated)]
-    lines = [f"{name} | {result.mean:+.2f} | {right(result.accuracy)}" for name, result in rows]
-    st.markdown("\n".join([f"| {function} | right", "--- | ---: | ---:", *lines]))
+    lines = [f"| {name} | {result.mean:+.2f} | {right(result.accuracy)} |" for name, result in rows]
+    st.markdown("\n".join([f"| | {function} | right |", "| --- | ---: | ---: |", *lines]))
     source = " from the corrupt prompts" if method.ablation_type.reads_batch else ""
     st.caption(
         f"Means over the {len(circuit.values)} prompt pairs that the scores were made from: new prompts may do "

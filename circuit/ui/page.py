@@ -22,7 +22,7 @@ PAGES = (
 def begin(title: str, lead: str) -> None:
     """Call first on every page. `lead` says in one or two sentences what the page is for."""
     st.set_page_config(page_title=f"{title} · Edgescope", page_icon="🔬", layout="wide")
-    st.html("<style>.stMainBlockContainer {padding-top: 2.5rem; padding-bottom: 2rem}</style>")
+    st.html("<style>.stMainBlockContainer {padding: 2.5rem 3rem 2rem}</style>")
     job_server()  # so that the worker warms up while the first page is read
     st.header(title, anchor=False)
     st.markdown(lead)
