@@ -182,9 +182,12 @@ def _batch_scores(
         differences.heads(layer, recorded.z.pop(layer))
         differences.mlp(layer, recorded.mlp.pop(layer))
 
+    # One buffer serves every layer's gradients: fresh memory costs a page fault every 4 kB, and cat another copy.
+    n_rows = model.n_heads + 2 * model.n_kv_heads + 1
+    rows = torch.empty(n_rows, batch.clean.numel(), model.d_model, device=model.device)
     with torch.no_grad():
         for layer in range(model.n_layers + 1):
-            yield from _read_out(model, layer, recorded, gradients, differences)
+            yield from _read_out(model, layer, recorded, gradients, differences, rows)
 
 
 def _masked_pass(model: PatchableModel, ablated: Activations, m: float) -> tuple[_Pass, list[Hook]]:
@@ -240,33 +243,39 @@ def _masked_pass(model: PatchableModel, ablated: Activations, m: float) -> tuple
 
 
 def _read_out(
-    model: PatchableModel, layer: int, recorded: _Pass, gradients: dict[str, Tensor], differences: Differences
+    model: PatchableModel,
+    layer: int,
+    recorded: _Pass,
+    gradients: dict[str, Tensor],
+    differences: Differences,
+    buffer: Float[Tensor, "rows tokens d_model"],
 ) -> Iterable[tuple[str, Tensor]]:
     """The scores of the destinations that read the stream as block `layer` finds it.
 
     These are the block's heads, and the MLP of the block before, which reads all sources but that MLP itself (in a
-    parallel block: its own MLP); after the last block, the final residual. One matrix product serves them all.
+    parallel block: its own MLP); after the last block, the final residual. One matrix product serves them all; their
+    gradients are written into `buffer`.
     """
-    attention = layer < model.n_layers
     mlp_layer = layer if model.parallel else layer - 1
-    rows: list[Tensor] = []
-    if attention:
-        norm = NormBackward(model, layer, recorded.attention_input[layer])
-        rows.append(norm.heads([gradients[name] for name in model.head_input_hooks(layer)]))
-    if 0 <= mlp_layer < model.n_layers:
-        gradient = _tokens_first(gradients[model.mlp_hook(mlp_layer)])
-        rows.append(norm.vector(gradient) if model.shares_norm else gradient[None])
-    if not attention:
-        rows.append(_tokens_first(gradients[model.final_hook])[None])
-
     blocks = [
         block
         for block in model.graph.blocks
         if (block.layer == layer and block.kind != "MLP") or (block.layer == mlp_layer and block.kind == "MLP")
     ]
     blocks.sort(key=lambda block: ("Q", "K", "V", "MLP", "Final").index(block.kind))
+    rows = buffer[: sum(block.n_rows for block in blocks)]
+    if layer < model.n_layers:
+        norm = NormBackward(model, layer, recorded.attention_input[layer])
+        n_heads = norm.heads([gradients[name] for name in model.head_input_hooks(layer)], out=rows)
+    else:
+        n_heads = 0
+        rows[-1] = _tokens_first(gradients[model.final_hook])
+    if 0 <= mlp_layer < model.n_layers:
+        gradient = _tokens_first(gradients[model.mlp_hook(mlp_layer)])
+        rows[n_heads] = norm.vector(gradient) if model.shares_norm else gradient
+
     n_sources = model.graph.n_sources_before(layer)
-    scores = _product(torch.cat(rows), differences.values[:n_sources], keep_positions=model.seq_len is not None)
+    scores = _product(rows, differences.values[:n_sources], keep_positions=model.seq_len is not None)
     first = 0
     for block in blocks:
         part = scores[..., first : first + block.n_rows, : block.n_sources]
@@ -316,25 +325,39 @@ class NormBackward:
         self._inverse_scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
         self._x_hat = x * self._inverse_scale
 
-    def heads(self, gradients: list[Float[Tensor, "batch pos heads d_head"]]) -> Float[Tensor, "rows tokens d_model"]:
-        """Gradients at queries, keys and values -> gradients at the block's input, a row each head's Q, K and V."""
-        at_heads = torch.cat([g.permute(2, 1, 0, 3).flatten(1, 2).float() for g in gradients])
-        w = self._weights
-        projections = torch.cat([W.float() for W in (w.W_Q, w.W_K, w.W_V)]) * self._weight[:, None]
-        if self._centers:
-            projections -= projections.mean(1, keepdim=True)
-        return self._correct(torch.bmm(at_heads * self._inverse_scale, projections.transpose(1, 2)))
+    def heads(
+        self, gradients: list[Float[Tensor, "batch pos heads d_head"]], out: Float[Tensor, "rows tokens d_model"]
+    ) -> int:
+        """Gradients at queries, keys and values -> gradients at the block's input, a row each head's Q, K and V.
 
-    def vector(self, gradient: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "1 tokens d_model"]:
+        They are written into the first rows of `out`; returns how many these are.
+        """
+        w = self._weights
+        n_rows = 0
+        for gradient, W in zip(gradients, (w.W_Q, w.W_K, w.W_V), strict=True):
+            at_heads = gradient.permute(2, 1, 0, 3).flatten(1, 2).float()
+            projection = W.float() * self._weight[:, None]
+            if self._centers:
+                projection -= projection.mean(1, keepdim=True)
+            into = out[n_rows : n_rows + len(W)]
+            torch.bmm(at_heads * self._inverse_scale, projection.transpose(1, 2), out=into)
+            n_rows += len(W)
+        self._correct(out[:n_rows])
+        return n_rows
+
+    def vector(self, gradient: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_model"]:
         """A gradient at the norm's output -> the gradient at its input."""
         gradient = gradient * self._weight
         if self._centers:
             gradient -= gradient.mean(-1, keepdim=True)
-        return self._correct((gradient * self._inverse_scale)[None])
+        gradient *= self._inverse_scale
+        self._correct(gradient[None])
+        return gradient
 
-    def _correct(self, scaled: Float[Tensor, "rows tokens d_model"]) -> Float[Tensor, "rows tokens d_model"]:
+    def _correct(self, scaled: Float[Tensor, "rows tokens d_model"]) -> None:
+        """Take out what lies along x_hat, in place."""
         along = torch.einsum("rtd,td->rt", scaled, self._x_hat) / scaled.shape[-1]
-        return scaled.addcmul_(along[..., None], self._x_hat, value=-1)
+        scaled.addcmul_(along[..., None], self._x_hat, value=-1)
 
 
 def _tokens_first(x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "tokens d_model"]:

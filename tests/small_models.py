@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from circuit.models import wrap
 from circuit.patchable import PatchableModel
 
+torch.set_num_threads(1)  # threads would only wait for each other on models this small
+
 AUTOCIRCUIT = Path(__file__).parent / "data" / "autocircuit"
 D_VOCAB = 97
 
@@ -68,6 +70,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ARCHITECTURES = list(CONFIGS)
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ARCHITECTURES} | {
+    "llama_biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama_one_kv_head": ("llama", {"num_key_value_heads": 1}),
+    "mistral_wide_heads": ("mistral", {"head_dim": 12}),  # heads together wider than the stream
+    "qwen2_sliding": ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3_wide_heads": ("qwen3", {"head_dim": 12}),
+    "phi_grouped": ("phi", {"num_key_value_heads": 2}),
+    "opt_no_biases": ("opt", {"enable_bias": False}),
+    "opt_norms_without_weight": ("opt", {"layer_norm_elementwise_affine": False}),
+    "gpt2_untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2_scaled_by_layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2_one_layer": ("gpt2", {"n_layer": 1}),
+}
+"""Options that change what a block computes: architecture and changes of its config."""
+
 
 @functools.cache
 def tokenizer_folder() -> str:
@@ -100,6 +117,13 @@ def random_hf_model(name: str, **changes: Any) -> Any:
 
 def random_model(name: str, seq_len: int | None = None, **changes: Any) -> PatchableModel:
     return wrap(random_hf_model(name, **changes), tokenizer(), seq_len)
+
+
+@functools.cache
+def shared_model(variant: str) -> PatchableModel:
+    """One of `VARIANTS`, made once for all tests: leave it as it was."""
+    name, changes = VARIANTS[variant]
+    return random_model(name, **changes)
 
 
 @functools.cache
