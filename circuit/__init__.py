@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from circuit.method import AblationType, Method, PatchType
     from circuit.models import load_model
     from circuit.patchable import PatchableModel
+    from circuit.progress import terminal_progress
 
 _HOME = {
     "AblationType": "method",
@@ -43,6 +44,7 @@ _HOME = {
     "load_model": "models",
     "mask_gradient_prune_scores": "mask_gradient",
     "run_circuits": "faithfulness",
+    "terminal_progress": "progress",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "load_model",
     "mask_gradient_prune_scores",
     "run_circuits",
+    "terminal_progress",
 ]
 
 

@@ -54,10 +54,10 @@ def edit() -> None:
         hide_index=False,
         height=280,
         column_config={
-            "clean": st.column_config.TextColumn("Clean prompt", width=330),
-            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=330),
-            "answers": st.column_config.TextColumn("Right answers", width=110, help="Several are separated by |"),
-            "wrong answers": st.column_config.TextColumn("Wrong answers", width=110, help="Several are separated by |"),
+            "clean": st.column_config.TextColumn("Clean prompt", width=350),
+            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=350),
+            "answers": st.column_config.TextColumn("Right", width=90, help="Several answers are separated by |"),
+            "wrong answers": st.column_config.TextColumn("Wrong", width=90, help="Several answers are separated by |"),
         },
     )
     st.session_state["prompts"] = from_table(edited, name=session.prompts().name)

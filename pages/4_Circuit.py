@@ -110,6 +110,7 @@ def report(run: Run, n: int) -> None:
             help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
             "whole model, 0 % as bad as with every edge ablated.",
         )
+        st.markdown(verdict(share, n))
     rows = [("Whole model", whole), (f"**{n:,} edges**", circuit), ("No edge", ablated)]
     lines = [f"| {name} | {result.mean:+.2f} | {right(result.accuracy)} |" for name, result in rows]
     st.markdown("\n".join([f"| | {function} | right |", "| --- | ---: | ---: |", *lines]))
@@ -121,6 +122,15 @@ def report(run: Run, n: int) -> None:
     )
     if method.ablation_type is AblationType.RESAMPLE and method.clean_corrupt == "clean":
         st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
+
+
+def verdict(share: float, n: int) -> str:
+    """The answer to the question above it, in words."""
+    if share >= 0.8:
+        return f"**Largely yes**: the {n:,} strongest edges keep most of what the whole model does."
+    if share >= 0.2:
+        return f"**Partly**: the {n:,} strongest edges keep some of what the whole model does. Keep more to get closer."
+    return f"**No**: the {n:,} strongest edges alone do not do the task. Keep more, or score with integrated gradients."
 
 
 def right(accuracy: float) -> str:
