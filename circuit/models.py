@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
-from circuit.errors import ModelError, OptionError
+from circuit.errors import CircuitError, ModelError, OptionError
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -158,20 +158,24 @@ def load_model(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise OptionError(f"dtype must be 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
-    where = _location(name, say)
     target = _device(device)
+    where = _location(name, say)
     say(f"Loading {name}")
     with _readable_errors(str(name)):
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_supported(config)
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # asked about below, in a sentence
+            output_loading_info=True,
         )
+        hf_model, loaded = read
+        _check_complete(str(name), loaded)
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         return wrap(hf_model.eval().to(target), tokenizer, seq_len)
 
@@ -195,6 +199,19 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
     return PatchableModel(bridge, seq_len, prepend_bos=adds_bos)
 
 
+def _check_complete(name: str, loaded: dict[str, Any]) -> None:
+    """Refuse what transformers only warns about: weights that the files lack are random numbers in the model."""
+    for key, what in (
+        ("missing_keys", "are not in its files"),
+        ("mismatched_keys", "have another shape in its files than its config.json says"),
+    ):
+        weights = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in loaded[key])
+        if weights:
+            raise ModelError(
+                f"The model {name} is incomplete: {len(weights)} of its weights {what}, among them {weights[0]}."
+            )
+
+
 def _device(name: str) -> Any:
     import torch
 
@@ -206,8 +223,14 @@ def _device(name: str) -> Any:
         device = torch.device(name)
     except RuntimeError as error:
         raise OptionError(f"There is no device {name!r}: use 'auto', 'cpu', 'cuda' or 'mps'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError("This machine has no CUDA device: use 'auto' or 'cpu'.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise OptionError(f"The device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        n = torch.cuda.device_count()
+        has = f"has {n} CUDA device{'s' if n > 1 else ''}, counted from 0" if n else "has no CUDA device"
+        raise OptionError(f"This machine {has}: use 'auto' or 'cpu'.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("This machine has no Apple GPU (mps): use 'auto' or 'cpu'.")
     return device
 
 
@@ -215,6 +238,8 @@ def _location(name: str | Path, say: Say) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
     entry = offered().get(str(name))
     if entry is None:
+        if (isinstance(name, Path) or str(name).startswith((".", "~", os.sep))) and not Path(name).is_dir():
+            raise ModelError(f"There is no folder {name}.")
         return str(name)
     if isinstance(entry.source, Wheel):
         return str(_converted(entry, entry.source, say))
@@ -292,19 +317,21 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
-    """Turn what transformers and torch raise for a bad model into one sentence."""
+    """Turn what transformers and torch raise for a bad model into one sentence: that can be any exception."""
     import torch
-    from safetensors import SafetensorError
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except CircuitError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"There is not enough memory for {name}: choose a smaller model, bfloat16, or another device."
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        why = words if len(words) <= 200 else f"{words[:200]} …"
         raise ModelError(
-            f"The model {name} could not be loaded: {first_line} It must be a causal language model with safetensors "
-            "weights and a tokenizer, in a local folder or on the Hugging Face hub."
+            f"The model {name} could not be loaded: {why.rstrip('.')}. It must be a causal language model with "
+            "safetensors weights and a tokenizer, in a local folder or on the Hugging Face hub."
         ) from error
