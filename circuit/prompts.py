@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from circuit.errors import PromptError
 
@@ -74,7 +74,13 @@ class PromptSet:
         if not isinstance(data, dict) or not isinstance(data.get("prompts"), list):
             raise PromptError('The JSON must hold {"prompts": [...]}: a list of prompt pairs.')
         pairs = tuple(_pair(row, entry) for row, entry in enumerate(data["prompts"], start=1))
-        return cls(str(data.get("name", name)), pairs)
+        given = data.get("name")
+        return cls(given if _is_text(given) else name, pairs)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Text that can be encoded: JSON can also name halves of a character, which no tokenizer or browser takes."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _pair(row: int, entry: Any) -> PromptPair:
@@ -82,12 +88,12 @@ def _pair(row: int, entry: Any) -> PromptPair:
         raise PromptError(f"Prompt {row}: expected an object with clean, corrupt, answers and wrong_answers.")
     values: dict[str, Any] = {}
     for key in ("clean", "corrupt"):
-        if not isinstance(entry.get(key), str):
+        if not _is_text(entry.get(key)):
             raise PromptError(f"Prompt {row}: '{key}' must be text.")
         values[key] = entry[key]
     for key in ("answers", "wrong_answers"):
         answers = entry.get(key, [])
-        if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        if not isinstance(answers, list) or not all(_is_text(answer) for answer in answers):
             raise PromptError(f"Prompt {row}: '{key}' must be a list of texts.")
         values[key] = tuple(answers)
     return PromptPair(**values)
@@ -148,7 +154,7 @@ def encode(prompts: PromptSet, tokenizer: Any, prepend_bos: bool, n_ctx: int | N
 
     for row, pair in enumerate(prompts.pairs):
         clean, corrupt = bos + tokens(pair.clean), bos + tokens(pair.corrupt)
-        problems = list(_prompt_problems(clean, corrupt, tokenizer, n_ctx))
+        problems = list(_prompt_problems(clean, corrupt, len(bos), tokenizer, n_ctx))
         for kind, texts, into in (
             ("right", pair.answers, encoded.answers),
             ("wrong", pair.wrong_answers, encoded.wrong_answers),
@@ -156,14 +162,15 @@ def encode(prompts: PromptSet, tokenizer: Any, prepend_bos: bool, n_ctx: int | N
             ids = []
             for text in texts:
                 split = tokens(text)
-                if len(split) != 1:
+                if len(split) == 1:
+                    ids += split
+                else:
                     problems.append(_not_one_token(kind, text, split, tokenizer))
-                ids += split[:1]
             into.append(ids)
         if not pair.answers:
             problems.append("There is no right answer.")
-        for text in sorted(set(pair.answers) & set(pair.wrong_answers)):
-            problems.append(f"'{visible(text)}' is both a right and a wrong answer.")
+        for token in sorted(set(encoded.answers[row]) & set(encoded.wrong_answers[row])):
+            problems.append(f"'{visible(tokenizer.decode([token]))}' is both a right and a wrong answer.")
         encoded.clean.append(clean)
         encoded.corrupt.append(corrupt)
         if problems:
@@ -171,9 +178,11 @@ def encode(prompts: PromptSet, tokenizer: Any, prepend_bos: bool, n_ctx: int | N
     return encoded
 
 
-def _prompt_problems(clean: list[int], corrupt: list[int], tokenizer: Any, n_ctx: int | None) -> Sequence[str]:
-    if not clean or not corrupt:
-        return [f"The {'corrupt' if clean else 'clean'} prompt is empty."]
+def _prompt_problems(
+    clean: list[int], corrupt: list[int], n_bos: int, tokenizer: Any, n_ctx: int | None
+) -> Sequence[str]:
+    if min(len(clean), len(corrupt)) <= n_bos:
+        return [f"The {'corrupt' if len(clean) > n_bos else 'clean'} prompt is empty."]
     if len(clean) != len(corrupt):
         differs = next(
             (i for i, (a, b) in enumerate(zip(clean, corrupt, strict=False)) if a != b), min(len(clean), len(corrupt))
