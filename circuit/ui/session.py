@@ -84,8 +84,11 @@ def current_run() -> Run | None:
     wanted = st.query_params.get("run")
     run: Run | None = st.session_state.get("run")
     if wanted and (run is None or run.id != wanted):
-        run = _stored(wanted) or run
-        st.session_state["run"] = run
+        try:
+            run = _stored(wanted)
+            st.session_state["run"] = run
+        except RunFileError as error:
+            st.warning(f"The run that the address names cannot be shown. {error}")
     if run is not None and wanted != run.id:
         st.query_params["run"] = run.id
     return run
@@ -93,19 +96,19 @@ def current_run() -> Run | None:
 
 def open_run(run_id: str) -> None:
     """Look at a stored run."""
-    if run := _stored(run_id):
-        st.session_state["run"] = run
-
-
-def _stored(run_id: str) -> Run | None:
-    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
-        st.session_state["notice"] = "The address names no run: its run id is not one of ours."
-        return None
     try:
-        return Run.load(runs_folder() / f"{run_id}.safetensors")
+        st.session_state["run"] = _stored(run_id)
     except RunFileError as error:
-        st.session_state["notice"] = f"The run that the address names cannot be shown. {error}"
-        return None
+        st.session_state["notice"] = f"That run cannot be shown. {error}"
+
+
+def _stored(run_id: str) -> Run:
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        raise RunFileError("Its id is not one of ours.")
+    path = runs_folder() / f"{run_id}.safetensors"
+    if not path.exists():
+        raise RunFileError("There is no run with that id on this server.")  # the folder's name is the server's business
+    return Run.load(path)
 
 
 def measurements(run: Run) -> dict[int, CircuitMeasurement]:
