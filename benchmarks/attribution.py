@@ -29,6 +29,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -39,14 +40,15 @@ from typing import Any, Literal, get_args
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.mask_gradient import mask_gradient_prune_scores
 from circuit.models import load_model, wrap
 from circuit.patchable import PatchableModel
-from tests.small_models import tokenizer
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4
@@ -69,7 +71,11 @@ class Case:
             return load_model("smollm2-135m", device=device, dtype=dtype)
         torch.manual_seed(0)
         hf_model = AutoModelForCausalLM.from_config(GPT2Config(), attn_implementation="eager")
-        return wrap(hf_model.eval().to(device, getattr(torch, dtype)), tokenizer())
+        with tempfile.TemporaryDirectory() as folder:  # TransformerLens reads a tokenizer from a folder
+            words = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
+            PreTrainedTokenizerFast(tokenizer_object=words, bos_token="word").save_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+            return wrap(hf_model.eval().to(device, getattr(torch, dtype)), tokenizer)
 
     def prompts(self, d_vocab: int) -> PromptDataset:
         generator = torch.Generator().manual_seed(0)
