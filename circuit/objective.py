@@ -29,8 +29,9 @@ def token_values(logits: Float[Tensor, "batch d_vocab"], grad_function: GradFunc
         return logits.softmax(-1)
     if grad_function == "logprob":
         return logits.log_softmax(-1)
-    # exp(l) / sum(exp(l)).detach(), written so that nothing overflows
-    return (logits - logits.logsumexp(-1, keepdim=True).detach()).exp()
+    # exp(l) / sum(exp(l)).detach(), shifted so that nothing overflows
+    exponentials = (logits - logits.amax(-1, keepdim=True).detach()).exp()
+    return exponentials / exponentials.sum(-1, keepdim=True).detach()
 
 
 def answer_values(
