@@ -1,0 +1,93 @@
+"""Edges as arithmetic, against edges counted one by one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from circuit.errors import OptionError
+from circuit.graph import EdgeGraph
+
+SHAPES = [
+    EdgeGraph(3, 4, 4),
+    EdgeGraph(1, 2, 1),
+    EdgeGraph(3, 4, 2),
+    EdgeGraph(3, 4, 4, parallel=True),
+    EdgeGraph(2, 4, 1, parallel=True, seq_len=3),
+    EdgeGraph(2, 3, 3, seq_len=5),
+]
+
+
+def edges_one_by_one(graph: EdgeGraph) -> list[str]:
+    """Names of all edges, from what a transformer is: a source may be read by whatever comes after it."""
+    names = []
+    written = ["Resid Start"]
+    positions = [""] if graph.seq_len is None else [f" @{p}" for p in range(graph.seq_len)]
+    for layer in range(graph.n_layers):
+        for kind, n in (("Q", graph.n_heads), ("K", graph.n_kv_heads), ("V", graph.n_kv_heads)):
+            names += [f"{s}->A{layer}.{h}.{kind}{p}" for p in positions for h in range(n) for s in written]
+        heads = [f"A{layer}.{h}" for h in range(graph.n_heads)]
+        read_by_mlp = written if graph.parallel else written + heads
+        names += [f"{s}->MLP {layer}{p}" for p in positions for s in read_by_mlp]
+        written = [*written, *heads, f"MLP {layer}"]
+    return names + [f"{s}->Resid End{p}" for p in positions for s in written]
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_edges_are_those_counted_one_by_one(graph: EdgeGraph) -> None:
+    expected = edges_one_by_one(graph)
+    assert graph.n_edges == len(expected)
+    assert [graph.edge_name(edge) for edge in range(graph.n_edges)] == expected
+    assert len(set(expected)) == len(expected)
+
+
+def test_known_sizes() -> None:
+    """GPT-2 small as counted by AutoCircuit, and the number that the module's first lines promise."""
+    assert EdgeGraph(12, 12, 12).n_edges == 32491
+    assert EdgeGraph(3, 4, 4).n_edges == 262
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_flatten_and_unflatten_are_inverses_in_the_order_of_edges(graph: EdgeGraph) -> None:
+    flat = np.arange(graph.n_edges, dtype=np.float32)
+    scores = graph.unflatten(flat)
+    assert list(scores) == [block.module for block in graph.blocks]
+    assert all(scores[block.module].shape == graph.shape(block) for block in graph.blocks)
+    assert np.array_equal(graph.flatten(scores), flat)
+    block = graph.blocks[0]
+    at = (-1,) * len(graph.shape(block))
+    assert graph.edge_name(int(scores[block.module][at])).startswith(f"Resid Start->A0.{graph.n_heads - 1}.Q")
+
+
+def test_sources_and_destinations() -> None:
+    graph = EdgeGraph(2, 2, 1)
+    assert [node.name for node in graph.sources] == ["Resid Start", "A0.0", "A0.1", "MLP 0", "A1.0", "A1.1", "MLP 1"]
+    assert [node.name for node in graph.destinations] == [
+        *("A0.0.Q", "A0.1.Q", "A0.0.K", "A0.0.V", "MLP 0"),
+        *("A1.0.Q", "A1.1.Q", "A1.0.K", "A1.0.V", "MLP 1", "Resid End"),
+    ]
+    assert graph.sources[graph.first_head(1)].name == "A1.0"
+    assert graph.sources[graph.first_head(1) + graph.n_heads].name == "MLP 1"
+
+
+def test_scores_of_another_model_are_refused() -> None:
+    graph = EdgeGraph(2, 4, 4)
+
+    def scores(of: EdgeGraph) -> dict[str, np.ndarray]:
+        return of.unflatten(np.zeros(of.n_edges, dtype=np.float32))
+
+    with pytest.raises(OptionError, match=r"no entry 'blocks.1.hook_q_input': they belong to another model"):
+        graph.flatten(scores(EdgeGraph(1, 4, 4)))
+    with pytest.raises(OptionError, match=r"shape \[2, 1\], and this model needs \[4, 1\]"):
+        graph.flatten(scores(EdgeGraph(2, 4, 2)))
+    with pytest.raises(OptionError, match="another number of positions"):
+        graph.flatten(scores(EdgeGraph(2, 4, 4, seq_len=3)))
+    with pytest.raises(OptionError, match="10 entries, and this model has 9"):
+        graph.flatten({**scores(graph), "blocks.7.hook_mlp_in": np.zeros(3)})
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_a_graph_survives_json(graph: EdgeGraph) -> None:
+    assert EdgeGraph(**json.loads(json.dumps(graph.to_dict()))) == graph

@@ -1,0 +1,182 @@
+"""Models: which are refused and why, what prompts they take, and how many of these fit into memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from circuit import memory
+from circuit.dataset import PromptDataLoader, PromptDataset
+from circuit.errors import ModelError, PromptError
+from circuit.mask_gradient import mask_gradient_prune_scores
+from circuit.memory import automatic_batch_size, bytes_per_prompt, free_memory
+from circuit.patchable import SUPPORTED, PatchableModel, check_supported
+from tests.small_models import ARCHITECTURES, D_VOCAB, random_hf_model, random_model, shared_model
+
+TOKENS = torch.arange(12).view(2, 6)
+
+
+def dataset(**changes: Any) -> PromptDataset:
+    parts: dict[str, Any] = {"clean": TOKENS, "corrupt": TOKENS + 1, "answers": [[1], [2]], "wrong_answers": [[3], [4]]}
+    return PromptDataset(**{**parts, **changes})
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", ["Gemma2Config", "Gemma3TextConfig", "Olmo2Config"])
+def test_models_that_normalise_a_blocks_output_are_refused(config: str) -> None:
+    with pytest.raises(ModelError, match=r"normalise a block's output before adding it.* not supported"):
+        check_supported(getattr(transformers, config)())
+
+
+@pytest.mark.parametrize("config", ["BloomConfig", "MambaConfig", "T5Config", "GemmaConfig", "MixtralConfig"])
+def test_other_models_are_refused_with_the_names_of_those_that_are_not(config: str) -> None:
+    made = getattr(transformers, config)()
+    with pytest.raises(ModelError, match=f"type '{made.model_type}' are not supported. Supported are GPT-2, .*Phi"):
+        check_supported(made)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        ("OPTConfig", {"do_layer_norm_before": False}, "norms after each block .* not a plain sum"),
+        ("OPTConfig", {"word_embed_proj_dim": 512}, "projects its embeddings"),
+        ("OPTConfig", {"_remove_final_layer_norm": True}, "no final layer norm"),
+        ("GPT2Config", {"scale_attn_weights": False}, "does not scale its attention scores"),
+        ("GPT2Config", {"add_cross_attention": True}, "cross-attention"),
+        ("GPTNeoXConfig", {"attention_bias": False}, "no attention biases"),
+        ("PhiConfig", {"qk_layernorm": True}, "normalises queries and keys"),
+    ],
+)
+def test_variants_that_transformer_lens_computes_differently_are_refused(
+    config: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=f"{words}.*not supported"):
+        check_supported(getattr(transformers, config)(**options))
+
+
+def test_a_refused_model_is_refused_by_the_wrapper_too() -> None:
+    bridge = shared_model("opt").bridge
+    config = bridge.original_model.config
+    config.do_layer_norm_before = False
+    try:
+        with pytest.raises(ModelError, match="after each block"):
+            PatchableModel(bridge)
+    finally:
+        config.do_layer_norm_before = True
+
+
+def test_every_supported_type_is_tested() -> None:
+    assert {random_hf_model(name).config.model_type for name in ARCHITECTURES} == set(SUPPORTED)
+
+
+# --- what it is ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_shape(name: str) -> None:
+    model = shared_model(name)
+    grouped = name in ("llama", "mistral", "qwen2", "qwen3")
+    assert (model.n_heads, model.n_kv_heads, model.d_head) == (4, 2 if grouped else 4, 8)
+    assert model.parallel == (name in ("gpt_neox", "phi"))
+    assert model.n_ctx == 32  # also where attention sees only a window
+    assert model.d_vocab == D_VOCAB
+    assert not model.bridge.training
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_residual_stream_is_the_sum_of_its_sources_and_of_output_biases(name: str) -> None:
+    """What every number rests on."""
+    from circuit.ablation import record
+
+    model = shared_model(name)
+    (batch,) = PromptDataLoader(dataset(), 2)
+    activations = record(model, batch, "clean")
+    total = activations.embedding
+    for layer in range(model.n_layers):
+        torch.testing.assert_close(activations.attention_stream[layer], total, rtol=1e-4, atol=1e-5)
+        w = model.weights(layer)
+        total = total + torch.einsum("bphd,hdm->bpm", activations.z[layer], w.W_O)
+        if w.b_O is not None:
+            total = total + w.b_O
+        if not model.parallel:
+            torch.testing.assert_close(activations.mlp_stream[layer], total, rtol=1e-4, atol=1e-5)
+        total = total + activations.mlp[layer]
+    torch.testing.assert_close(activations.final_stream, total, rtol=1e-4, atol=1e-5)
+
+
+# --- prompts that a model cannot run -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clean": TOKENS + 90}, f"Row 2: token id 97 of the clean prompt is unknown.* 0 to {D_VOCAB - 1}"),
+        ({"clean": TOKENS - 1}, "Row 1: token id -1 of the clean prompt"),
+        ({"corrupt": TOKENS + 86}, "Row 2: token id 97 of the corrupt prompt"),
+        ({"answers": [[1], [2, 500]]}, "Row 2: token id 500 of the answers"),
+        ({"wrong_answers": [[97], [2]]}, "Row 1: token id 97 of the wrong answers.* tokenized for another model"),
+        ({"clean": torch.zeros(2, 33), "corrupt": torch.zeros(2, 33)}, "Row 1: 33 tokens .* context of 32"),
+        ({"answers": torch.rand(2, 96)}, f"target has 96 entries a prompt, and the vocabulary {D_VOCAB}"),
+    ],
+)
+def test_prompts_that_the_model_cannot_run_are_refused(changes: dict[str, Any], words: str) -> None:
+    for name, part in changes.items():
+        if isinstance(part, torch.Tensor) and name != "answers":
+            changes[name] = part.long()
+    with pytest.raises(PromptError, match=words):
+        shared_model("gpt2").check_prompts(dataset(**changes))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_whole_context_can_be_used(name: str) -> None:
+    tokens = torch.arange(64).view(2, 32)
+    data = dataset(clean=tokens, corrupt=(tokens + 1) % D_VOCAB)
+    scores = mask_gradient_prune_scores(shared_model(name), PromptDataLoader(data, 2), mask_val=0.5)
+    assert all(bool(score.isfinite().all()) for score in scores.values())
+
+
+def test_positions_kept_apart_need_one_length() -> None:
+    model = shared_model("gpt2").with_seq_len(6)
+    model.check_prompts(dataset())
+    ragged = [torch.arange(6), torch.arange(5)]
+    with pytest.raises(PromptError, match=r"Row 2: the prompt has 5 tokens.*of 6\. .* or add the positions up"):
+        model.check_prompts(dataset(clean=ragged, corrupt=ragged))
+    with pytest.raises(ModelError, match="seq_len must be the number of tokens"):
+        shared_model("gpt2").with_seq_len(0)
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def test_the_batch_size_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shared_model("gpt2")
+    tokens = torch.zeros(40, 6, dtype=torch.long)
+    many = PromptDataset(tokens, tokens, torch.ones(40, 1, dtype=torch.long))
+    each = bytes_per_prompt(model, 6)
+    for free, size in ((0, 1), (each, 1), (10 * each, 5), (1000 * each, 40)):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert automatic_batch_size(model, many) == size
+
+
+def test_longer_prompts_take_more_memory() -> None:
+    model = shared_model("llama")
+    assert bytes_per_prompt(model, 20) > 2 * bytes_per_prompt(model, 8)
+    assert free_memory(torch.device("cpu")) > 2**20
+
+
+def test_a_batch_size_left_open_is_chosen_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("gpt2", n_layer=2)
+    expected = mask_gradient_prune_scores(model, PromptDataLoader(dataset(), 2), mask_val=0.5)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    reports: list[int] = []
+    scores = mask_gradient_prune_scores(
+        model, PromptDataLoader(dataset()), mask_val=0.5, progress=lambda step, total, message: reports.append(total)
+    )
+    assert reports == [2, 2]
+    for name, score in scores.items():
+        torch.testing.assert_close(score, expected[name], rtol=1e-4, atol=1e-6)
