@@ -105,7 +105,8 @@ class Recorder:
 def record(model: PatchableModel, batch: PromptPairBatch, which: CleanCorrupt) -> Activations:
     """Run the clean or corrupt prompts of a batch, which must be on the model's device, and keep what passes."""
     recorder = Recorder(model)
-    model.logits(batch.prompts(which), batch.last, recorder.hooks)
+    nobody = batch.last[:0]  # no logits are needed, and the unembedding is the largest matrix of a small model
+    model.logits(batch.prompts(which), nobody, recorder.hooks)
     return recorder.activations
 
 
