@@ -262,7 +262,7 @@ _SUBJECTS = (
     ("dog", "dogs"), ("student", "students"), ("teacher", "teachers"), ("house", "houses"), ("door", "doors"),
     ("song", "songs"), ("friend", "friends"),
 )  # fmt: skip
-_BETWEEN = ("near the table", "behind the man", "that I like", "on the left", "from the city", "with the box")
+_BETWEEN = ("near the table", "in the garden", "that I like", "on the left", "from the city", "with the box")
 
 
 def _agreement(n: int) -> PromptSet:
