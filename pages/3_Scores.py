@@ -27,7 +27,9 @@ REDUCE: dict[Reduce, str] = {
 
 
 def overview(run: Run, position: int | None) -> None:
-    reduce = st.segmented_control(
+    control, hint = st.columns([1, 1], vertical_alignment="bottom")
+    hint.caption("**Click a cell** to see its edges one by one. `A23` stands for the heads of layer 23.")
+    reduce = control.segmented_control(
         "A cell shows", list(REDUCE), format_func=REDUCE.__getitem__, default="abs_sum", required=True, key="reduce"
     )
     assert reduce is not None
@@ -35,7 +37,6 @@ def overview(run: Run, position: int | None) -> None:
     event = st.plotly_chart(figure, key="overview", on_select="rerun", selection_mode="points")
     if picked := picked_block(run.graph, event["selection"]["points"]):
         st.session_state["block"] = picked
-    st.caption("Click a cell to see its edges one by one.")
 
 
 def detail(run: Run, position: int | None) -> None:
