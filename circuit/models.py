@@ -192,7 +192,8 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
 
     check_supported(hf_model.config)
     # Asked before TransformerLens sets its own default, which puts a BOS token before the prompts of most models.
-    adds_bos = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a").input_ids[:1]
+    plain, special = (tokenizer("a", add_special_tokens=add).input_ids for add in (False, True))
+    adds_bos = len(special) > len(plain) and special[0] == tokenizer.bos_token_id
     bridge = TransformerBridge.boot_transformers(
         tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
     )

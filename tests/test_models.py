@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from circuit.errors import ModelError, OptionError
 from circuit.models import CATALOGUE, SMOLLM2, cache_folder, load_model, offered, title_of
@@ -42,7 +43,14 @@ def test_a_local_folder_loads_with_its_tokenizer(small_folder: Path) -> None:
         expected = random_hf_model("llama")(ids).logits[:, -1]
         ours = model.logits(ids, torch.tensor([4]))
     torch.testing.assert_close(ours, expected)
-    assert not model.prepend_bos  # what its tokenizer does
+    assert not model.prepend_bos  # its tokenizer does not
+
+
+def test_prompts_start_with_a_bos_token_where_the_tokenizer_puts_one(folder: Path) -> None:
+    words = tokenizer()
+    words.backend_tokenizer.post_processor = TemplateProcessing(single="0 $A", special_tokens=[("0", 0)])
+    words.save_pretrained(folder)
+    assert load_model(folder, device="cpu").prepend_bos
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
