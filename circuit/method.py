@@ -27,6 +27,10 @@ IntegrationRule = Literal["reference", "trapezoid", "midpoint"]
 CleanCorrupt = Literal["clean", "corrupt"]
 
 
+MOST_SAMPLES = 10_000
+"""Integrated gradients take at most so many samples: far more than make a difference."""
+
+
 class AblationType(Enum):
     """What replaces a source's activation along an ablated edge. Numbered as in AutoCircuit."""
 
@@ -118,6 +122,8 @@ def sample_points(
     n = integrated_grad_samples
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise OptionError(f"integrated_grad_samples must be a whole number of 1 or more, and is {n!r}.")
+    if n > MOST_SAMPLES:
+        raise OptionError(f"integrated_grad_samples must be at most {MOST_SAMPLES}, and is {n}.")
     if rule == "reference":
         return [(i / n, 1 / (n + 1)) for i in range(n + 1)]
     if rule == "trapezoid":

@@ -20,6 +20,7 @@ import tempfile
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from circuit.errors import CircuitError, RunFileError
+from circuit.errors import RunFileError
 from circuit.graph import EdgeGraph
 from circuit.method import Method
 from circuit.prompts import PromptSet
@@ -58,9 +59,27 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            RunFileError: When a value has another type than its field.
+            CircuitError: When the prompts or the method are not ones.
+        """
+        for name, types in _PLAIN_FIELDS.items():
+            if name in values and type(values[name]) not in types:
+                raise RunFileError(f"The run's {name} cannot be {values[name]!r}.")
         prompts = PromptSet.from_json(json.dumps(values["prompts"]))
         return cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
+
+
+_PLAIN_FIELDS: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "dtype": (str,),
+    "device": (str,),
+    "prepend_bos": (bool, NoneType),
+    "keep_positions": (bool,),
+    "batch_size": (int, NoneType),
+}
 
 
 @dataclass(frozen=True)
@@ -138,19 +157,36 @@ class Run:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if header["format"] != FORMAT:
                 raise RunFileError(f"{path.name} has format {header['format']!r}; this version reads {FORMAT!r}.")
-            graph = EdgeGraph(**header["graph"])
+            config = RunConfig.from_dict(header["config"])
+            graph = _graph(header["graph"], len(tensors))
+            rows = header["used_rows"]
+            if not all(type(row) is int and 0 <= row < len(config.prompts) for row in rows):
+                raise ValueError(f"{rows} are not rows of its {len(config.prompts)} prompts")
             return cls(
-                config=RunConfig.from_dict(header["config"]),
+                config=config,
                 graph=graph,
                 scores=graph.flatten(tensors),
-                baseline=Baseline(**header["baseline"]),
-                used_rows=[int(row) for row in header["used_rows"]],
-                provenance=dict(header["provenance"]),
+                baseline=Baseline(**{name: float(value) for name, value in header["baseline"].items()}),
+                used_rows=list(rows),
+                provenance=dict(header["provenance"].items()),
                 id=str(header["id"]),
             )
         except RunFileError:
             raise
         except FileNotFoundError as error:
             raise RunFileError(f"There is no run at {path}.") from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, CircuitError) as error:
-            raise RunFileError(f"{path.name} is damaged, or is not a saved run: {error}.") from error
+        except KeyError as error:
+            raise RunFileError(f"{path.name} is damaged, or is not a saved run: it has no {error}.") from error
+        except Exception as error:  # the file may hold anything
+            why = str(error).rstrip(".")
+            raise RunFileError(f"{path.name} is damaged, or is not a saved run: {why}.") from error
+
+
+def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
+    """The graph of this shape, if it has as many modules as the file: a wrong number of layers could be any number."""
+    sizes = [shape[name] for name in ("n_layers", "n_heads", "n_kv_heads")]
+    if shape.get("seq_len") is not None:
+        sizes.append(shape["seq_len"])
+    if not all(type(size) is int and size > 0 for size in sizes) or 4 * sizes[0] + 1 != n_modules:
+        raise ValueError(f"{shape} is not the shape of a model with {n_modules} modules")
+    return EdgeGraph(**shape)

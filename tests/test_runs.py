@@ -1,0 +1,263 @@
+"""A saved run is whole or not there, says what it is a run of, and can be read without this package."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from circuit import runs
+from circuit.errors import RunFileError
+from circuit.graph import EdgeGraph
+from circuit.method import AblationType, Method
+from circuit.prompts import PromptPair, PromptSet
+from circuit.runs import Baseline, Run, RunConfig
+
+PROMPTS = PromptSet(
+    "naïve · 数",
+    (
+        PromptPair(" When Mary\n", " When John\n", (" a", " b"), (" c",)),
+        PromptPair("😀", "é", ("",), ()),
+        PromptPair("x", "y", (" z",), (" w", " v")),
+    ),
+)
+
+
+def make_run(seq_len: int | None = None) -> Run:
+    graph = EdgeGraph(n_layers=2, n_heads=4, n_kv_heads=2, seq_len=seq_len)
+    scores = np.random.default_rng(5).normal(size=graph.n_edges).astype(np.float32)
+    method = Method(
+        grad_function="logprob",
+        mask_val=None,
+        integrated_grad_samples=7,
+        ablation_type=AblationType.BATCH_ALL_TOK_MEAN,
+        clean_corrupt="clean",
+        integration_rule="midpoint",
+    )
+    config = RunConfig("local/small", PROMPTS, method, "bfloat16", "cpu", True, seq_len is not None, 3)
+    about = {"model": "Small", "parameters": 123, "versions": {"python": "3"}, "seconds": 0.25}
+    return Run(config, graph, scores, Baseline(1.5, -0.25, 0.5), [0, 2], about)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "run.safetensors"
+    make_run().save(path)
+    return path
+
+
+# --- saving and loading --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seq_len", [None, 3])
+def test_loading_gives_back_what_was_saved(seq_len: int | None, tmp_path: Path) -> None:
+    run = make_run(seq_len)
+    path = tmp_path / "new" / "folder" / "run.safetensors"
+    run.save(path)
+    again = Run.load(path)
+    np.testing.assert_array_equal(again.scores, run.scores)
+    assert again.scores.dtype == np.float32
+    again.scores = run.scores
+    assert vars(again) == vars(run)
+
+
+def test_accuracy_may_be_unknown(tmp_path: Path) -> None:
+    run = make_run()
+    run.baseline = Baseline(1.0, 0.0, float("nan"))
+    run.save(tmp_path / "run")
+    assert np.isnan(Run.load(tmp_path / "run").baseline.accuracy)
+
+
+def test_a_config_survives_plain_values() -> None:
+    config = make_run().config
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert RunConfig.from_dict(RunConfig("m", PROMPTS).to_dict()) == RunConfig("m", PROMPTS)
+
+
+def test_plain_safetensors_reads_it(saved: Path) -> None:
+    run = make_run()
+    tensors = load_file(saved)
+    assert list(tensors) == sorted(block.module for block in run.graph.blocks)
+    for name, part in run.graph.unflatten(run.scores).items():
+        np.testing.assert_array_equal(tensors[name], part)
+    header = header_of(saved)
+    assert header["config"]["prompts"]["prompts"][0]["clean"] == " When Mary\n"
+    assert header["config"]["method"]["ablation_type"] == "BATCH_ALL_TOK_MEAN"
+    assert header["provenance"]["parameters"] == 123
+
+
+def test_saving_again_replaces_the_file_and_leaves_no_other(saved: Path) -> None:
+    other = make_run()
+    other.scores = -other.scores
+    other.save(saved)
+    np.testing.assert_array_equal(Run.load(saved).scores, other.scores)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_runs_have_ids_of_their_own() -> None:
+    first, second = make_run(), make_run()
+    assert first.id != second.id
+    assert len(first.id) == 32
+
+
+def test_the_caption_says_what_the_scores_are_of() -> None:
+    caption = make_run().caption
+    for part in (
+        "Small (bfloat16)",
+        "naïve · 数, 2 of 3 prompt pairs",
+        "7 points (midpoint rule)",
+        "logprob avg_diff",
+        "batch all tok mean ablation from clean prompts",
+        "score > 0: ablating the edge hurts",
+    ):
+        assert part in caption
+
+
+# --- when writing fails --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+@pytest.mark.parametrize("before", [None, b"what was there"])
+def test_a_failed_write_leaves_the_folder_as_it_was(
+    error: Exception, before: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+    if before is not None:
+        path.write_bytes(before)
+
+    def full_disk(tensors: Any, file: Path, metadata: Any) -> None:
+        file.write_bytes(b"half a fi")
+        raise error
+
+    monkeypatch.setattr(runs, "save_file", full_disk)
+    with pytest.raises(RunFileError, match="could not be saved"):
+        make_run().save(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == (
+        {} if before is None else {path.name: before}
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFileError, match="could not be saved"):
+        make_run().save(tmp_path / "file" / "run.safetensors")
+
+
+# --- damaged files -------------------------------------------------------------------------------------------------
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="numpy") as file:
+        return dict(json.loads(file.metadata()["edgescope"]))
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> None:
+    """Change header and tensors, and write a file that safetensors can read."""
+    header, tensors = header_of(path), load_file(path)
+    changed = change(header, tensors)
+    save_file(tensors, path, {"edgescope": json.dumps(header if changed is None else changed)})
+
+
+def assert_refused(path: Path, words: str = "damaged, or is not a saved run") -> None:
+    with pytest.raises(RunFileError, match=words):
+        Run.load(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.001, 0.01, 0.2, 0.5, 0.9, 0.9999])
+def test_a_file_cut_off_anywhere_is_refused(saved: Path, share: float) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(len(whole) * share)])
+    assert_refused(saved)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 100, b"\xff" * 100, b"PK\x03\x04 a zip file", b'{"prompts": []}', b"\x02" + b"\0" * 7 + b"{}"],
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(content)
+    assert_refused(path)
+
+
+def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nothing.safetensors", "There is no run at")
+    assert_refused(tmp_path)
+
+
+def test_a_models_weights_are_not_a_run(tmp_path: Path, small_folder: Path) -> None:
+    assert_refused(small_folder / "model.safetensors")
+
+
+def test_another_version_is_named(saved: Path) -> None:
+    rewrite(saved, lambda header, tensors: header.update(format="edgescope-run-99"))
+    assert_refused(saved, "'edgescope-run-99'; this version reads 'edgescope-run-1'")
+
+
+@pytest.mark.parametrize("module", ["blocks.0.hook_q_input", "blocks.1.hook_mlp_in", "blocks.1.hook_resid_post"])
+def test_scores_that_do_not_fit_the_graph_are_refused(saved: Path, module: str) -> None:
+    whole = saved.read_bytes()
+    rewrite(saved, lambda header, tensors: tensors.__delitem__(module))
+    assert_refused(saved)
+    saved.write_bytes(whole)
+    rewrite(saved, lambda header, tensors: tensors.update({module: tensors[module][..., :-1].copy()}))
+    assert_refused(saved)
+    saved.write_bytes(whole)
+    rewrite(saved, lambda header, tensors: tensors.update(extra=np.zeros(3, np.float32)))
+    assert_refused(saved)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_changed_byte_is_refused_or_harmless(saved: Path, data: st.DataObject) -> None:
+    whole = bytearray(saved.read_bytes())
+    whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    load_or_refuse(saved.with_name("changed"), bytes(whole))
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(data=st.data())
+def test_a_changed_header_is_refused_or_a_run(saved: Path, data: st.DataObject) -> None:
+    """Any value of the header replaced by anything, or left out."""
+    header, tensors = copy.deepcopy(header_of(saved)), load_file(saved)
+    place: Any = header
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        inner = place[key]
+        if not isinstance(inner, dict | list) or not inner or data.draw(st.booleans()):
+            break
+        place = inner
+    if data.draw(st.booleans()):
+        place[key] = data.draw(JSON)
+    else:
+        del place[key]
+    path = saved.with_name("changed")
+    save_file(tensors, path, {"edgescope": json.dumps(header)})
+    load_or_refuse(path, path.read_bytes())
+
+
+def load_or_refuse(path: Path, content: bytes) -> None:
+    """What loads is a run that a page can show and that can be saved again; anything else is a RunFileError."""
+    path.write_bytes(content)
+    try:
+        run = Run.load(path)
+    except RunFileError:
+        return
+    assert run.scores.shape == (run.graph.n_edges,)
+    assert all(0 <= row < len(run.config.prompts) for row in run.used_rows)
+    f"{run.baseline.clean:+.3f} {run.baseline.corrupt:+.3f} {run.baseline.accuracy:.0%} {run.caption}".encode()
+    run.save(path)
+    assert Run.load(path).config == run.config
