@@ -4,6 +4,7 @@
       OptionError         an option, or a combination of options, that has no meaning
       PromptError         prompts or answers that cannot be used; names the row
       ModelError          a model that cannot be loaded, or is not supported
+        NotEnoughMemoryError  ... because it does not fit into memory
       NumericalError      a number that is not finite came out of the model
       RunFileError        a saved run that cannot be read or written
       JobError            a job that did not finish
@@ -29,6 +30,10 @@ class PromptError(CircuitError, ValueError):
 
 class ModelError(CircuitError):
     """A model that cannot be loaded, or whose architecture is not supported."""
+
+
+class NotEnoughMemoryError(ModelError):
+    """A model that does not fit into the memory that is free."""
 
 
 class NumericalError(CircuitError, ArithmeticError):

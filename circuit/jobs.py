@@ -276,9 +276,7 @@ class JobServer:
                 job._cancel_reason = why
                 job._wake.set()
 
-    def _finish(
-        self, job: Job, state: State, exception: CircuitError | None = None, value: Any = None
-    ) -> None:
+    def _finish(self, job: Job, state: State, exception: CircuitError | None = None, value: Any = None) -> None:
         """Give a job its last state, unless it has one."""
         with self._changed:
             if job.over:

@@ -25,6 +25,7 @@ GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
 AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
 IntegrationRule = Literal["reference", "trapezoid", "midpoint"]
 CleanCorrupt = Literal["clean", "corrupt"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 MOST_SAMPLES = 10_000

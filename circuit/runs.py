@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 
 from circuit.errors import RunFileError
 from circuit.graph import EdgeGraph
-from circuit.method import Method
+from circuit.method import Method, Precision
 from circuit.prompts import PromptSet
 
 FORMAT = "edgescope-run-1"
@@ -46,7 +46,7 @@ class RunConfig:
     model: str
     prompts: PromptSet
     method: Method = field(default_factory=Method)
-    dtype: str = "float32"
+    dtype: Precision = "auto"
     device: str = "auto"
     prepend_bos: bool | None = None
     keep_positions: bool = False
@@ -111,8 +111,9 @@ class Run:
         """One line that says what the scores are scores of."""
         n = f"{len(self.used_rows)} of {len(self.config.prompts)} prompt pairs"
         model = self.provenance.get("model", self.config.model)
+        dtype = self.provenance.get("dtype", self.config.dtype)
         return (
-            f"{model} ({self.config.dtype}); {self.config.prompts.name}, {n}; {self.config.method.describe()}; "
+            f"{model} ({dtype}); {self.config.prompts.name}, {n}; {self.config.method.describe()}; "
             "score > 0: ablating the edge hurts"
         )
 

@@ -1,5 +1,6 @@
 """The app's jobs: functions of plain settings that run where the models are.
 
+    describe_model    load a model -> what it is
     check_prompts     tokens, problems, and how the model does on every pair
     attribute         scores of every edge -> Run
     measure_circuits  what is left of the task when only a circuit's edges are kept
@@ -15,11 +16,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from circuit.errors import CircuitError, PromptError
-from circuit.method import AblationType, PatchType
-from circuit.models import load_model, title_of
+from circuit.method import AblationType, PatchType, Precision
+from circuit.models import ModelCard, ModelStore, model_card
 from circuit.progress import Cancelled, Progress, Report
 from circuit.prompts import Encoded, PromptSet, encode
 from circuit.runs import Baseline, Run, RunConfig
@@ -39,21 +40,11 @@ if TYPE_CHECKING:
     from circuit.dataset import PromptDataset, PromptPairBatch
     from circuit.patchable import PatchableModel
 
-_KEPT_MODELS = 2
-_models: OrderedDict[tuple[str, str, str], PatchableModel] = OrderedDict()
 
-
-def _model(name: str, device: str, dtype: str, progress: Report, cancelled: Cancelled) -> PatchableModel:
-    """The model, loaded once a process; the least recently used goes when there are too many."""
-    key = (name, device, dtype)
-    if key not in _models:
-        while len(_models) >= _KEPT_MODELS:
-            _models.popitem(last=False)
-        Progress(cancelled=cancelled).check()
-        _models[key] = load_model(name, device, dtype, say=lambda words: progress(0, 0, words))  # type: ignore[arg-type]
-        Progress(cancelled=cancelled).check()
-    _models.move_to_end(key)
-    return _models[key]
+@cache
+def models() -> ModelStore:
+    """The models of this process, shared by all jobs that run in it."""
+    return ModelStore()
 
 
 def _silent(step: int, total: int, message: str = "") -> None: ...
@@ -61,6 +52,24 @@ def _silent(step: int, total: int, message: str = "") -> None: ...
 
 def _never() -> bool:
     return False
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A model to load."""
+
+    model: str
+    dtype: Precision = "auto"
+    device: str = "auto"
+
+
+def describe_model(request: ModelRequest, *, progress: Report = _silent, cancelled: Cancelled = _never) -> ModelCard:
+    """Load a model, so that it is there for the next job, and say what it is."""
+    with models().use(request.model, request.device, request.dtype, progress, cancelled) as model:
+        return model_card(request.model, model)
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
@@ -72,7 +81,7 @@ class CheckRequest:
 
     model: str
     prompts: PromptSet
-    dtype: str = "float32"
+    dtype: Precision = "auto"
     device: str = "auto"
     prepend_bos: bool | None = None
 
@@ -94,16 +103,20 @@ class PromptReport:
     rank: Float32[np.ndarray, " n"]
     top_tokens: list[list[tuple[str, float]]]
     prepend_bos: bool
-    n_edges: int
+    card: ModelCard
 
 
 def check_prompts(request: CheckRequest, *, progress: Report = _silent, cancelled: Cancelled = _never) -> PromptReport:
     """Tokenize the prompts, say what is wrong in which row, and run the model once over the good ones."""
+    with models().use(request.model, request.device, request.dtype, progress, cancelled) as model:
+        return _report(model, request, progress, cancelled)
+
+
+def _report(model: PatchableModel, request: CheckRequest, progress: Report, cancelled: Cancelled) -> PromptReport:
     import torch
 
     from circuit.dataset import AnswerTokens, PromptDataLoader
 
-    model = _model(request.model, request.device, request.dtype, progress, cancelled)
     bos = model.prepend_bos if request.prepend_bos is None else request.prepend_bos
     encoded = encode(request.prompts, model.tokenizer, bos, model.n_ctx)
     n = len(request.prompts)
@@ -142,7 +155,7 @@ def check_prompts(request: CheckRequest, *, progress: Report = _silent, cancelle
         columns["rank"],
         top,
         bos,
-        model.graph.n_edges,
+        model_card(request.model, model),
     )
 
 
@@ -163,12 +176,12 @@ def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cance
     from circuit.mask_gradient import score_edges
 
     began = time.perf_counter()
-    model, encoded, dataset = _prepare(config, progress, cancelled)
-    loaded = time.perf_counter()
-    loader = PromptDataLoader(dataset, config.batch_size)
-    with _readable_memory():
+    with _prepared(config, progress, cancelled) as (model, encoded, dataset):
+        loaded = time.perf_counter()
+        loader = PromptDataLoader(dataset, config.batch_size)
         baseline = _baseline(model, config, dataset)
         scores = score_edges(model, loader, config.method, progress, cancelled)
+        card = model_card(config.model, model)
     finished = time.perf_counter()
     return Run(
         config,
@@ -177,9 +190,10 @@ def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cance
         baseline,
         encoded.usable,
         {
-            "model": title_of(config.model),
-            "parameters": model.n_parameters,
-            "device": str(model.device),
+            "model": card.title,
+            "parameters": card.parameters,
+            "dtype": card.dtype,
+            "device": card.device,
             "prepend_bos": _bos(model, config),
             "seconds_loading": round(loaded - began, 3),
             "seconds": round(finished - loaded, 3),
@@ -192,22 +206,24 @@ def attribute(config: RunConfig, *, progress: Report = _silent, cancelled: Cance
     )
 
 
-def _prepare(
+@contextmanager
+def _prepared(
     config: RunConfig, progress: Report, cancelled: Cancelled
-) -> tuple[PatchableModel, Encoded, PromptDataset]:
-    model = _model(config.model, config.device, config.dtype, progress, cancelled)
-    encoded = encode(config.prompts, model.tokenizer, _bos(model, config), model.n_ctx)
-    dataset = encoded.dataset()
-    if config.keep_positions:
-        lengths = dataset.lengths
-        for row, length in zip(encoded.usable, lengths, strict=True):
-            if length != lengths[0]:
-                raise PromptError(
-                    f"Row {row + 1} has {length} tokens and row {encoded.usable[0] + 1} has {lengths[0]}: token "
-                    "positions can be kept apart only where all prompts have the same number of tokens."
-                )
-        model = model.with_seq_len(lengths[0])
-    return model, encoded, dataset
+) -> Iterator[tuple[PatchableModel, Encoded, PromptDataset]]:
+    """The model of a run, held while it is used, and the run's prompts as its tokens."""
+    with models().use(config.model, config.device, config.dtype, progress, cancelled) as model, _readable_memory():
+        encoded = encode(config.prompts, model.tokenizer, _bos(model, config), model.n_ctx)
+        dataset = encoded.dataset()
+        if config.keep_positions:
+            lengths = dataset.lengths
+            for row, length in zip(encoded.usable, lengths, strict=True):
+                if length != lengths[0]:
+                    raise PromptError(
+                        f"Row {row + 1} has {length} tokens and row {encoded.usable[0] + 1} has {lengths[0]}: token "
+                        "positions can be kept apart only where all prompts have the same number of tokens."
+                    )
+            model = model.with_seq_len(lengths[0])
+        yield model, encoded, dataset
 
 
 def _bos(model: PatchableModel, config: RunConfig) -> bool:
@@ -298,10 +314,9 @@ def measure_circuits(
     from circuit.faithfulness import run_circuits
 
     config = request.config
-    model, _, dataset = _prepare(config, progress, cancelled)
-    loader = PromptDataLoader(dataset, config.batch_size)
-    scores: dict[str, Any] = model.graph.unflatten(request.scores)
-    with _readable_memory():
+    with _prepared(config, progress, cancelled) as (model, _, dataset):
+        loader = PromptDataLoader(dataset, config.batch_size)
+        scores: dict[str, Any] = model.graph.unflatten(request.scores)
         outputs = run_circuits(
             model,
             loader,

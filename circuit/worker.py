@@ -47,9 +47,7 @@ class JobFunction(Protocol):
     """A module-level function. It raises ``JobCancelled`` when ``cancelled()`` says so, and returns plain objects:
     the web process that gets them has no torch."""
 
-    def __call__(
-        self, request: Any, /, *, progress: Progress, cancelled: Callable[[], bool]
-    ) -> Any: ...
+    def __call__(self, request: Any, /, *, progress: Progress, cancelled: Callable[[], bool]) -> Any: ...
 
 
 def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from circuit.models import offered, title_of
+from circuit.catalogue import offered, title_of
 from circuit.prompts import PRESETS, visible
 from circuit.tasks import CheckRequest, PromptReport, check_prompts
 from circuit.ui import job_panel, page, session

@@ -116,10 +116,11 @@ def choose_ablation() -> dict[str, AblationType | str | None]:
 def choose_running() -> dict[str, object]:
     dtype = st.selectbox(
         "Precision",
-        ["float32", "bfloat16", "float16"],
+        ["auto", "float32", "bfloat16", "float16"],
         key="dtype",
         persist_state="session",
-        help="Of the model's weights and activations. Scores always accumulate in float32.",
+        help="Of the model's weights and activations; auto is float32 up to a billion parameters. Scores always "
+        "accumulate in float32.",
     )
     device = st.selectbox("Device", ["auto", "cpu", "cuda", "mps"], key="device", persist_state="session")
     size = st.number_input(

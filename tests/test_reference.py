@@ -63,7 +63,7 @@ def test_scores_equal_autocircuit(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_circuit_outputs_equal_autocircuit(arch: str) -> None:
-    """Relative to the largest output of the model, since zero ablation can leave a norm only rounding noise to divide."""
+    """Relative to the model's largest output: zero ablation can leave a norm only rounding noise to divide by."""
     expected = load_file(AUTOCIRCUIT / arch / "circuit_outputs.safetensors")
     scores = load_file(AUTOCIRCUIT / arch / "logit-avg_diff-m0-resample-corrupt.safetensors")
     largest = max(output.abs().max() for output in expected.values())

@@ -79,7 +79,7 @@ def test_a_check_reports_what_the_plain_model_does(small: str, model: PatchableM
     assert list(report.problems) == [1]
     assert report.clean_tokens[0] == ["1", "2", "3", "4"]
     assert report.corrupt_tokens[0] == ["1", "2", "9", "4"]
-    assert report.n_edges == model.graph.n_edges
+    assert (report.card.n_edges, report.card.title) == (model.graph.n_edges, "small")
     assert not report.prepend_bos
     for row, pair in ((0, PAIRS[0]), (2, PAIRS[1])):
         clean, corrupt = plain_logits(pair.clean), plain_logits(pair.corrupt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.models import title_of
+from circuit.catalogue import title_of
 from circuit.ui import session
 from circuit.ui.server import job_server
 

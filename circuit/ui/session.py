@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from circuit.catalogue import cache_folder
 from circuit.errors import RunFileError
 from circuit.method import Method
-from circuit.models import cache_folder
 from circuit.prompts import PRESETS, PromptSet
 from circuit.runs import Run, RunConfig
 
