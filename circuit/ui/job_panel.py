@@ -85,9 +85,7 @@ def _panel(slot: str) -> None:
     with st.container(border=True):
         words, button = st.columns([5, 1], vertical_alignment="center")
         words.markdown(f"**{job.title}** — {_state(job)}")
-        if button.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, width="stretch"):
-            job.cancel()
-            st.rerun(scope="fragment")
+        button.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, width="stretch", on_click=job.cancel)
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
 
 
