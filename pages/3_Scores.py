@@ -43,6 +43,8 @@ def detail(run: Run, position: int | None) -> None:
     if "block" not in st.session_state:
         return
     destination, source = st.session_state["block"]
+    if picked_block(run.graph, [{"y": destination, "x": source}]) is None:
+        return  # clicked in the scores of a larger model
     st.subheader(f"{source} → {destination}", anchor=False)
     figure = block_heatmap(
         run.graph, run.scores, destination, source, caption=run.caption, position=position, dark=page.is_dark()
@@ -60,7 +62,8 @@ def detail(run: Run, position: int | None) -> None:
 
 def table(run: Run) -> None:
     st.subheader("Strongest edges", anchor=False)
-    shown = st.slider("Rows", 10, min(1000, run.graph.n_edges), min(50, run.graph.n_edges), 10)
+    most = min(1000, run.graph.n_edges)
+    shown = st.slider("Rows", 10, most, min(50, most), 10) if most > 10 else most
     edges = edge_table(run.graph, run.scores, top_edges(run.scores, shown))
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
