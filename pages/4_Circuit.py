@@ -76,19 +76,18 @@ def draw(run: Run, n: int) -> None:
 def faithfulness(run: Run, n: int) -> None:
     """Measure the circuit, the whole model and the fully ablated one; results are kept with the run."""
     done = session.measurements(run)
-    everything = run.graph.n_edges
-    if (measured := job_panel.follow("measure")) is not None:
-        of_run, results = st.session_state["measuring"], measured
-        st.session_state["measurements"].setdefault(of_run, {}).update(results)
-    missing = tuple(sorted({0, n, everything} - done.keys()))
-    if missing and job_panel.running("measure") is None and "error-measure" not in st.session_state:
-        st.session_state["measuring"] = run.id
+    slot = f"measure-{run.id}"  # a run's own: another run's job or error says nothing about this one
+    if (measured := job_panel.follow(slot)) is not None:
+        done.update(measured)
+    failed = f"error-{slot}" in st.session_state
+    missing = tuple(sorted({0, n, run.graph.n_edges} - done.keys()))
+    if missing and job_panel.running(slot) is None and not failed:
         request = MeasureRequest(run.config, run.scores, missing, run.config.method.ablation_type)
-        job_panel.start("measure", measure_circuits, request, title=f"Measuring the circuit of {n:,} edges")
+        job_panel.start(slot, measure_circuits, request, title=f"Measuring the circuit of {n:,} edges")
         st.rerun()
     if missing:
-        if "error-measure" in st.session_state and st.button("Measure again"):
-            del st.session_state["error-measure"]
+        if failed and st.button("Measure again"):
+            del st.session_state[f"error-{slot}"]
             st.rerun()
         return
     report(run, n)
