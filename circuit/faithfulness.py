@@ -25,8 +25,8 @@ from torch import Tensor
 
 from circuit.ablation import Ablation, Activations, Differences, check_batch_size_given
 from circuit.dataset import PromptDataLoader
-from circuit.errors import OptionError
-from circuit.mask_gradient import PruneScores
+from circuit.errors import NumericalError, OptionError
+from circuit.mask_gradient import PruneScores, precision_advice
 from circuit.memory import automatic_batch_size
 from circuit.method import AblationType, PatchType
 from circuit.patchable import Hook, PatchableModel
@@ -69,6 +69,7 @@ def run_circuits(
     Raises:
         OptionError: A size that is negative or larger than the model, or scores of another model.
         PromptError: Prompts that the model or the ablation cannot use; names the row.
+        NumericalError: A logit that is not finite; names the circuit.
         JobCancelled: `cancelled` said so.
     """
     flat = model.graph.flatten(prune_scores)
@@ -118,6 +119,11 @@ def run_edge_masks(
             patched = kept if patch_type is PatchType.EDGE_PATCH else ~kept
             masks = _on_device(model, patched)
             logits = masked_logits(model, batch.prompts("clean" if clean_in else "corrupt"), batch.last, ablated, masks)
+            if not logits.isfinite().all():
+                raise NumericalError(
+                    f"A logit that is not finite came out of the circuit of {int(kept.sum())} edges, among the prompts "
+                    f"{batch.rows.start + 1} to {batch.rows.stop}. {precision_advice(model)}"
+                )
             into.append(logits.float().cpu())
             steps.advance(f"circuit of {int(kept.sum())} edges")
     return [torch.cat(parts) for parts in outputs]

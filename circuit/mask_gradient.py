@@ -375,8 +375,14 @@ def _check_finite(accumulator: Tensor, blocks: dict[str, Tensor], place: str, mo
         return
     module = next(name for name, scores in blocks.items() if not scores.isfinite().all())
     precision = str(model.dtype).removeprefix("torch.")
-    advice = {
+    raise NumericalError(
+        f"A score that is not finite appeared in {module} ({place}, {precision}). {precision_advice(model)}"
+    )
+
+
+def precision_advice(model: PatchableModel) -> str:
+    """What to try where a number is not finite."""
+    return {
         torch.float16: "float16 overflows above 65504: load the model in bfloat16 or float32.",
         torch.bfloat16: "Load the model in float32, or use the grad function 'logit'.",
     }.get(model.dtype, "Check the prompts and the model's weights, or use the grad function 'logit'.")
-    raise NumericalError(f"A score that is not finite appeared in {module} ({place}, {precision}). {advice}")

@@ -117,8 +117,8 @@ def sample_points(
             "mask_val=0.0 is edge attribution patching; integrated_grad_samples=5 averages over the path."
         )
     if mask_val is not None:
-        if not 0.0 <= mask_val <= 1.0:
-            raise OptionError(f"mask_val must lie between 0 and 1, and is {mask_val}.")
+        if isinstance(mask_val, bool) or not isinstance(mask_val, int | float) or not 0.0 <= mask_val <= 1.0:
+            raise OptionError(f"mask_val must lie between 0 and 1, and is {mask_val!r}.")
         return [(float(mask_val), 1.0)]
     n = integrated_grad_samples
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:

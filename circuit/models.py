@@ -109,7 +109,11 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
 
     The model is used as it is, on the device and in the precision it has. TransformerLens reads the tokenizer again
     from its `name_or_path`, so one made in memory has to be saved to a folder first.
+
+    Raises:
+        ModelError: When the architecture is not supported, or TransformerLens computes something else than the model.
     """
+    import torch
     from transformer_lens.model_bridge import TransformerBridge
 
     from circuit.patchable import PatchableModel, check_supported
@@ -118,10 +122,22 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
     # Asked before TransformerLens sets its own default, which puts a BOS token before the prompts of most models.
     plain, special = (tokenizer("a", add_special_tokens=add).input_ids for add in (False, True))
     adds_bos = len(special) > len(plain) and special[0] == tokenizer.bos_token_id
-    bridge = TransformerBridge.boot_transformers(
-        tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
-    )
-    return PatchableModel(bridge, seq_len, prepend_bos=adds_bos)
+    tokens = torch.arange(1, 1 + min(6, hf_model.config.vocab_size - 1), device=hf_model.device)[None]
+    last = torch.tensor([tokens.shape[1] - 1], device=hf_model.device)
+    with torch.no_grad():
+        expected = hf_model(tokens, use_cache=False).logits[:, -1].float()
+        bridge = TransformerBridge.boot_transformers(
+            tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
+        )
+        model = PatchableModel(bridge, seq_len, prepend_bos=adds_bos)
+        error = (model.logits(tokens, last).float() - expected).abs().max() / expected.abs().max()
+    tolerance = 1e-2 if hf_model.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    if error > tolerance:  # NaN, where the model itself overflows, is found when it is used
+        raise ModelError(
+            f"TransformerLens computes other logits than the model itself (off by {error:.1%} of the largest), so edge "
+            "scores would be wrong. Its config.json must hold an option that TransformerLens does not know."
+        )
+    return model
 
 
 def _check_complete(name: str, loaded: dict[str, Any]) -> None:
@@ -343,6 +359,33 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _hub_sentence(name: str, error: BaseException) -> str | None:
+    """What to do about a failure of the hub, which transformers wraps in errors of its own; None for others."""
+    from huggingface_hub import errors
+
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
+        return (
+            f"The model {name} is gated: accept its licence on the Hugging Face hub, and set HF_TOKEN to a token of "
+            "that account where the server runs."
+        )
+    if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
+        return (
+            f"There is no model {name} on the Hugging Face hub, or it is private. Check the spelling (owner/name); for "
+            "a private model, set HF_TOKEN where the server runs."
+        )
+    if any(isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for cause in causes):
+        return (
+            f"The model {name} has not been downloaded yet, and the Hugging Face hub cannot be reached from here. "
+            "Check the network, or choose a model that is there already."
+        )
+    return None
+
+
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
     """Turn what transformers and torch raise for a bad model into one sentence: that can be any exception."""
@@ -357,6 +400,8 @@ def _readable_errors(name: str) -> Iterator[None]:
             f"There is not enough memory for {name}: choose a smaller model, bfloat16, or another device."
         ) from error
     except Exception as error:
+        if sentence := _hub_sentence(name, error):
+            raise ModelError(sentence) from error
         words = " ".join(str(error).split()) or type(error).__name__
         why = words if len(words) <= 200 else f"{words[:200]} …"
         raise ModelError(

@@ -2,7 +2,7 @@
 
     PromptPair    a clean and a corrupt prompt, with right and wrong answers
     PromptSet     a named list of them; JSON in AutoCircuit's format
-    PRESETS       sets that ship with the app
+    PRESETS       sets that ship with the app; presets_for sorts them for a model
     encode        a prompt set as tokens of one model, with what is wrong in which row
     visible       text with its spaces made visible
 
@@ -17,7 +17,7 @@ Nothing here imports torch but `Encoded.dataset`, so the web process can hold pr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -112,6 +112,8 @@ class Encoded:
     wrong_answers: list[list[int]] = field(default_factory=list)
     problems: dict[int, list[str]] = field(default_factory=dict)
     """Sentences by row, counted from 0."""
+    adapted: dict[str, str] = field(default_factory=dict)
+    """Answers that were read without their leading space, since only so they are one token of this model."""
 
     @property
     def usable(self) -> list[int]:
@@ -162,11 +164,15 @@ def encode(prompts: PromptSet, tokenizer: Any, prepend_bos: bool, n_ctx: int | N
             ids = []
             for text in texts:
                 split = tokens(text)
+                if len(split) != 1 and text.startswith(" ") and len(bare := tokens(text[1:])) == 1:
+                    split = bare  # tokenizers that put a space before every text by themselves
+                    encoded.adapted[text] = text[1:]
                 if len(split) == 1:
                     ids += split
                 else:
                     problems.append(_not_one_token(kind, text, split, tokenizer))
             into.append(ids)
+        problems += _unknown_words(pair, tokens, tokenizer)
         if not pair.answers:
             problems.append("There is no right answer.")
         for token in sorted(set(encoded.answers[row]) & set(encoded.wrong_answers[row])):
@@ -200,6 +206,15 @@ def _prompt_problems(
     return []
 
 
+def _unknown_words(pair: PromptPair, tokens: Callable[[str], list[int]], tokenizer: Any) -> Iterator[str]:
+    """Word-level tokenizers turn words that they do not know into one and the same token."""
+    unknown = tokenizer.unk_token_id
+    for text in dict.fromkeys((pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers)):
+        if unknown is not None and tokenizer.unk_token not in text and unknown in tokens(text):
+            words = [word for word in text.split() if unknown in tokens(word)]
+            yield f"This model's tokenizer does not know '{visible(' '.join(words) or text)}'."
+
+
 def _not_one_token(kind: str, text: str, split: list[int], tokenizer: Any) -> str:
     if not split:
         return f"A {kind} answer is empty."
@@ -225,6 +240,13 @@ class Preset:
     title: str
     about: str
     prompts: PromptSet
+    suits: tuple[str, ...] = ()
+    """Keys of the models that are known to do it."""
+
+
+def presets_for(model: str) -> dict[str, Preset]:
+    """All presets by key, those that suit this model first."""
+    return dict(sorted(PRESETS.items(), key=lambda item: model not in item[1].suits))
 
 
 _NAMES = ("Mary", "John", "Anna", "Tom", "Sarah", "Paul", "Kate", "Mark", "Lisa", "James", "Alice", "Peter")
@@ -293,12 +315,14 @@ PRESETS: dict[str, Preset] = {
             "Two people are named, and one of them gives something to the other, whose name comes next. The corrupt "
             "prompt swaps who gives, so the right name becomes the wrong one.",
             _ioi(24),
+            ("smollm2-135m", "gpt2"),
         ),
         Preset(
             "agreement",
             "Subject-verb agreement",
             "The verb must agree with a subject several words back. The corrupt prompt changes the subject's number.",
             _agreement(24),
+            ("smollm2-135m",),
         ),
     )
 }

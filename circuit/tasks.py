@@ -95,6 +95,7 @@ class PromptReport:
     """
 
     problems: dict[int, list[str]]
+    adapted: dict[str, str]
     clean_tokens: list[list[str]]
     corrupt_tokens: list[list[str]]
     probability: Float32[np.ndarray, " n"]
@@ -147,6 +148,7 @@ def _report(model: PatchableModel, request: CheckRequest, progress: Report, canc
             steps.advance(f"{batch.rows.stop} of {len(encoded.usable)} pairs")
     return PromptReport(
         encoded.problems,
+        encoded.adapted,
         _pieces(model, encoded.clean),
         _pieces(model, encoded.corrupt),
         columns["probability"],

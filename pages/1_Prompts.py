@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from circuit.catalogue import offered, title_of
-from circuit.prompts import PRESETS, visible
-from circuit.tasks import CheckRequest, PromptReport, check_prompts
+from circuit.catalogue import hub_allowed, offered, title_of
+from circuit.models import ModelCard
+from circuit.prompts import PRESETS, presets_for, visible
+from circuit.tasks import CheckRequest, ModelRequest, PromptReport, check_prompts, describe_model
 from circuit.ui import job_panel, page, session
 from circuit.ui.prompt_table import from_table, to_table
 
@@ -21,22 +24,54 @@ page.begin(
 
 def choose_model() -> None:
     models = offered()
-    keys = list(models)
-    key = st.selectbox(
+    keys = list(dict.fromkeys([*models, session.model_key()]))
+    choice, load = st.columns([3, 1], vertical_alignment="bottom")
+    key = choice.selectbox(
         "Model",
         keys,
-        index=keys.index(session.model_key()) if session.model_key() in keys else 0,
-        format_func=lambda key: models[key].title,
+        index=keys.index(session.model_key()),
+        format_func=title_of,
         help="Weights are fetched the first time a model is used, and kept.",
     )
+    if hub_allowed():
+        named = st.text_input(
+            "Or any model of the Hugging Face hub", placeholder="owner/name", help="Its architecture must be supported."
+        ).strip()
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", named):
+            key = named
+        elif named:
+            st.error(f"'{named}' is no hub id: those look like 'owner/name'.")
     st.session_state["model"] = key
-    st.caption(models[key].about)
+    busy = job_panel.running("load") is not None
+    if load.button("Load", key="load-model", width="stretch", disabled=busy, help="Fetch it now, and see its size."):
+        job_panel.start("load", describe_model, ModelRequest(key), title=f"Loading {title_of(key)}")
+        st.rerun()
+    if (card := job_panel.follow("load")) is not None:
+        session.cards()[key] = card
+    if key in session.cards():
+        show_card(session.cards()[key])
+    elif key in models:
+        st.caption(models[key].about)
+
+
+def show_card(card: ModelCard) -> None:
+    kv = "" if card.n_kv_heads == card.n_heads else f" ({card.n_kv_heads} key-value heads)"
+    st.caption(
+        f"{card.parameters / 1e6:,.1f} M parameters; {card.n_layers} layers of {card.n_heads} heads{kv}; "
+        f"**{card.n_edges:,} edges**; {card.dtype} on {card.device}, {card.bytes / 1e6:,.0f} MB held."
+    )
 
 
 def choose_preset() -> None:
     choice, load = st.columns([3, 1], vertical_alignment="bottom")
-    key = choice.selectbox("Preset", list(PRESETS), format_func=lambda key: PRESETS[key].title, key="preset")
-    if load.button("Load", width="stretch", help="Replaces the table below."):
+    model = session.model_key()
+    key = choice.selectbox(
+        "Preset",
+        list(presets_for(model)),
+        format_func=lambda key: PRESETS[key].title + (" · suits this model" if model in PRESETS[key].suits else ""),
+        key="preset",
+    )
+    if load.button("Use", key="load-preset", width="stretch", help="Replaces the table below."):
         session.set_prompts(PRESETS[key].prompts)
         st.rerun()
     st.caption(PRESETS[key].about)
@@ -95,6 +130,8 @@ with actions[2]:
 
 if (answer := job_panel.follow("check")) is not None:
     st.session_state["prompt_report"] = (st.session_state["checking"], answer)
+    session.cards()[st.session_state["checking"].model] = answer.card
+    st.rerun()
 
 
 def show(checked: CheckRequest, report: PromptReport) -> None:
@@ -108,6 +145,9 @@ def show(checked: CheckRequest, report: PromptReport) -> None:
             st.error(f"Row {row + 1}: {problem}", icon=":material/block:")
     if len(report.problems) > 8:
         st.error(f"… and {len(report.problems) - 8} more rows: see the table.")
+    if report.adapted:
+        read = ", ".join(f"'{visible(answer)}' as '{as_}'" for answer, as_ in list(report.adapted.items())[:5])
+        st.info(f"Answers were read without their leading space, since only so they are one token of {title}: {read}.")
     if not used:
         return
     clean, corrupt = report.difference_clean, report.difference_corrupt

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuit.ablation import Ablation
 from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import JobCancelled, OptionError, PromptError
+from circuit.errors import JobCancelled, NumericalError, OptionError, PromptError
 from circuit.faithfulness import masked_logits, run_circuits, run_edge_masks
 from circuit.mask_gradient import mask_gradient_prune_scores
 from circuit.method import AblationType, PatchType
@@ -256,3 +256,15 @@ def test_the_strongest_edges_bring_back_the_task_sooner_than_random_ones() -> No
         return sum(float((outputs[n] - whole).gather(1, pairs.answers).mean(1).abs().mean()) for n in sizes)
 
     assert error(scores) < 0.8 * np.mean([error(random_scores(model, seed)) for seed in range(5)])
+
+
+def test_a_logit_that_is_not_finite_names_the_circuit_and_what_to_try() -> None:
+    hf_model = random_hf_model("llama").to(torch.float16)
+    with torch.no_grad():
+        hf_model.lm_head.weight.mul_(3e4)
+    model = wrap(hf_model, tokenizer())
+    tokens = torch.arange(1, 7).reshape(2, 3)
+    loader = PromptDataLoader(PromptDataset(tokens, tokens + 1, [torch.tensor([1])] * 2, [torch.tensor([2])] * 2), 1)
+    scores: Any = model.graph.unflatten(np.arange(model.graph.n_edges, dtype=np.float32))
+    with pytest.raises(NumericalError, match=r"circuit of 5 edges, among the prompts 1 to 1\. float16 overflows"):
+        run_circuits(model, loader, [5], scores)

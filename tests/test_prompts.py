@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from circuit import tasks
 from circuit.errors import PromptError
-from circuit.prompts import PRESETS, Encoded, PromptPair, PromptSet, encode, visible
+from circuit.prompts import PRESETS, Encoded, PromptPair, PromptSet, encode, presets_for, visible
 from circuit.tasks import CheckRequest, check_prompts
 from circuit.ui.prompt_table import COLUMNS, from_table, to_table
 
@@ -232,6 +231,40 @@ def test_any_text_is_encoded_or_has_a_problem(spaced_tokenizer: Any, pair: Promp
         assert all(problem.endswith(".") for problem in encoded.problems[0])
 
 
+def test_an_answer_that_is_one_token_only_without_its_space_is_read_so() -> None:
+    from tokenizers.pre_tokenizers import Split
+
+    from tests.small_models import tokenizer
+
+    prompts = PromptSet("n", (PromptPair("1 2", "1 3", (" 4",), (" 5",)),))
+    words = tokenizer()
+    words.backend_tokenizer.pre_tokenizer = Split(" ", "isolated")  # spaces are words of their own, and unknown
+    encoded = encode(prompts, words, prepend_bos=False)
+    assert encoded.answers == [[4]]
+    assert encoded.adapted == {" 4": "4", " 5": "5"}
+
+
+def test_words_that_a_tokenizer_does_not_know_are_named() -> None:
+    prompts = PromptSet("n", (PromptPair("1 2", "1 cat", ("4",), ("dog",)), PromptPair("1 2", "1 3", ("4",), ("5",))))
+    from tests.small_models import tokenizer
+
+    words = tokenizer()
+    words.unk_token = "0"
+    encoded = encode(prompts, words, prepend_bos=False)
+    assert list(encoded.problems) == [0]
+    assert [words for words in encoded.problems[0] if "does not know" in words] == [
+        "This model's tokenizer does not know 'cat'.",
+        "This model's tokenizer does not know 'dog'.",
+    ]
+
+
+def test_presets_that_suit_a_model_come_first() -> None:
+    assert set(presets_for("nothing")) == set(PRESETS)
+    for model in {model for preset in PRESETS.values() for model in preset.suits}:
+        suits = [model in preset.suits for preset in presets_for(model).values()]
+        assert suits == sorted(suits, reverse=True)
+
+
 def test_spaces_and_line_ends_can_be_seen() -> None:
     assert visible(" Mary\n\tsat") == "·Mary↵⇥sat"
 
@@ -247,12 +280,12 @@ def test_a_preset_has_many_different_pairs(key: str) -> None:
     assert all(pair.wrong_answers for pair in pairs)
 
 
-@pytest.mark.parametrize("key", PRESETS)
+@pytest.mark.parametrize("key", [key for key, preset in PRESETS.items() if "smollm2-135m" in preset.suits])
 def test_smollm2_does_every_pair_of_a_preset_and_corrupting_turns_it(
     key: str, smollm2: PatchableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_models", OrderedDict())
-    monkeypatch.setattr(tasks, "load_model", lambda *args, **options: smollm2)
+    tasks.models.cache_clear()
+    monkeypatch.setattr("circuit.models.load_model", lambda *args, **options: smollm2)
     report = check_prompts(CheckRequest("smollm2-135m", PRESETS[key].prompts))
     assert report.problems == {}
     assert (report.difference_clean > 0).all()

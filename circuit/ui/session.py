@@ -21,6 +21,7 @@ from circuit.prompts import PRESETS, PromptSet
 from circuit.runs import Run, RunConfig
 
 if TYPE_CHECKING:
+    from circuit.models import ModelCard
     from circuit.tasks import CircuitMeasurement
 
 EXAMPLE = RunConfig(
@@ -42,6 +43,11 @@ def runs_folder() -> Path:
 def model_key() -> str:
     """The model chosen on the prompts page."""
     return st.session_state.setdefault("model", EXAMPLE.model)
+
+
+def cards() -> dict[str, ModelCard]:
+    """What is known of the models that this session has loaded, by key."""
+    return st.session_state.setdefault("cards", {})
 
 
 def prompts() -> PromptSet:
