@@ -143,8 +143,8 @@ class Task:
     text: Callable[[Random], Text]
     pair: Callable[[Random], Pair]
 
-    def pairs(self, n: int, seed: int = 0) -> list[Pair]:
-        """`n` different pairs, the same for the same seed."""
+    def pairs(self, n: int = 48, seed: int = 0) -> list[Pair]:
+        """`n` different pairs, the same for the same seed. Those of seed 0 are the app's presets."""
         random = Random(f"{self.key} {seed}")
         found: dict[Pair, None] = {}
         while len(found) < n:
