@@ -18,6 +18,8 @@ from pathlib import Path
 
 import platformdirs
 
+from circuit.teaching import FOLDER as TEACHING
+
 
 @dataclass(frozen=True)
 class Wheel:
@@ -76,6 +78,10 @@ SMOLLM2 = Wheel(
 CATALOGUE: dict[str, CatalogueEntry] = {
     entry.key: entry
     for entry in (
+        CatalogueEntry(
+            "teaching", "Teaching model", TEACHING, "MIT", 1, 3, 4, 0,
+            "Made for this app: does five small tasks, in an instant, and nothing else.",
+        ),
         CatalogueEntry(
             "smollm2-135m", "SmolLM2-135M Instruct", SMOLLM2, "Apache-2.0", 135, 30, 9, 93,
             "A real language model that runs on a laptop, and does indirect object identification.",

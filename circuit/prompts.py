@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from circuit.errors import PromptError
+from circuit.teaching.tasks import TASKS
 
 if TYPE_CHECKING:
     from circuit.dataset import PromptDataset
@@ -315,14 +316,24 @@ PRESETS: dict[str, Preset] = {
             "Two people are named, and one of them gives something to the other, whose name comes next. The corrupt "
             "prompt swaps who gives, so the right name becomes the wrong one.",
             _ioi(24),
-            ("smollm2-135m", "gpt2"),
+            ("smollm2-135m", "gpt2", "teaching"),
         ),
         Preset(
             "agreement",
             "Subject-verb agreement",
             "The verb must agree with a subject several words back. The corrupt prompt changes the subject's number.",
             _agreement(24),
-            ("smollm2-135m",),
+            ("smollm2-135m", "teaching"),
+        ),
+        *(
+            Preset(
+                f"teaching-{task.key}",
+                f"Teaching model: {task.title.lower()}",
+                task.about,
+                PromptSet(task.title, tuple(PromptPair(*pair) for pair in task.pairs())),
+                ("teaching",),
+            )
+            for task in TASKS.values()
         ),
     )
 }
