@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, or Playwright's own. Without one the tests are skipped, but in CI they fail."""
+    """Debian's Chromium, or Playwright's own. Without one the tests are skipped, but in CI they fail.
+
+    Not for the whole session: its event loop would be in the way of other tests.
+    """
     from playwright.sync_api import Error, sync_playwright
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,7 +42,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(folders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `streamlit run app.py`, in a process of its own."""
     with socket.socket() as free:
