@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from circuit.catalogue import title_of
+from circuit.runs import RunConfig
 from circuit.tasks import attribute
 from circuit.ui import job_panel, page, session
 
@@ -13,6 +15,15 @@ page.begin(
     "*edge*; Edgescope scores all of them, and shows what is left of the behaviour when only the strongest are kept.",
 )
 
+
+def run_example(example: RunConfig) -> None:
+    st.session_state["model"] = example.model
+    session.set_prompts(example.prompts)
+    title = f"{example.prompts.name} on {title_of(example.model)}"
+    job_panel.start("attribute", attribute, example, title=title)
+    st.rerun()
+
+
 with st.container(border=True):
     st.subheader("Ready example: who gets the drink?", anchor=False)
     st.markdown(
@@ -20,12 +31,15 @@ with st.container(border=True):
         "Swap the giver, and the right answer swaps too. Which of SmolLM2-135M's 70,651 edges carry that difference?"
     )
     busy = job_panel.running("attribute") is not None
-    if st.button("Run the example", type="primary", icon=":material/play_arrow:", disabled=busy):
-        st.session_state["model"] = session.EXAMPLE.model
-        session.set_prompts(session.EXAMPLE.prompts)
-        job_panel.start("attribute", attribute, session.EXAMPLE, title="Indirect object identification on SmolLM2-135M")
-        st.rerun()
-    st.caption("Takes a few seconds; half a minute the first time, when the model (93 MB) is downloaded and converted.")
+    real, small, _ = st.columns([1, 1.2, 2])
+    if real.button("Run the example", type="primary", icon=":material/play_arrow:", disabled=busy, width="stretch"):
+        run_example(session.EXAMPLE)
+    if small.button("Same task, tiny teaching model", icon=":material/school:", disabled=busy, width="stretch"):
+        run_example(session.TEACHING_EXAMPLE)
+    st.caption(
+        "The example takes a few seconds; half a minute the first time, when the model (93 MB) is downloaded and "
+        "converted. The teaching model ships with the app, and has 262 edges."
+    )
     run = job_panel.follow("attribute", in_address=True)
     if run is not None:
         session.show_run(run)

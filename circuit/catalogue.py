@@ -63,7 +63,8 @@ class CatalogueEntry:
         parts = [f"{self.n_layers} layers of {self.n_heads} heads"] if self.n_layers else []
         parts += [self.licence] if self.licence else []
         parts.append(self.origin + (f", {self.download} MB once" if self.download else ""))
-        return f"{self.good_for} {'; '.join(parts).capitalize()}.".strip()
+        facts = "; ".join(parts)
+        return f"{self.good_for} {facts[:1].upper()}{facts[1:]}.".strip()
 
 
 LOCAL = "local/"

@@ -70,7 +70,7 @@ def load_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from circuit.patchable import check_supported
+    from circuit.patchable import check_supported, count_parameters
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
@@ -81,7 +81,7 @@ def load_model(
     with _readable_errors(str(name)), _no_bars():
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_supported(config)
-        n_parameters = _count_parameters(config)
+        n_parameters = count_parameters(config)
         if dtype == "auto":
             dtype = "float32" if n_parameters <= _LARGE else "bfloat16"
         precision = getattr(torch, dtype)
@@ -173,15 +173,6 @@ def _device(name: str) -> Any:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise OptionError("This machine has no Apple GPU (mps): use 'auto' or 'cpu'.")
     return device
-
-
-def _count_parameters(config: Any) -> int:
-    """Parameters of a model with this config, without making them."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def _check_fits(name: str, needed: int, device: Any) -> None:

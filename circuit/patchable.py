@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -139,10 +140,10 @@ class PatchableModel:
     def dtype(self) -> torch.dtype:
         return next(self.bridge.original_model.parameters()).dtype
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
-        """Parameters of the model as it was loaded, tied weights counted once."""
-        return self.bridge.original_model.num_parameters()
+        """Parameters of the model, tied weights counted once. (The bridge adds copies of fused projections.)"""
+        return count_parameters(self.bridge.original_model.config)
 
     @property
     def n_bytes(self) -> int:
@@ -255,6 +256,14 @@ class PatchableModel:
             if not self.shares_norm:
                 yield block.ln2
         yield self.bridge.ln_final
+
+
+def count_parameters(config: Any) -> int:
+    """Parameters of a Hugging Face model with this config, tied weights counted once, without making them."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def check_supported(config: Any) -> None:

@@ -33,8 +33,9 @@ def sizes(n_edges: int) -> list[int]:
 
 def choose_size(run: Run) -> int:
     options = sizes(run.graph.n_edges)
-    # The first size at which there is something to see: some edges lie on a path from input to output.
-    readable = (n for n in options if n >= 50 and len(live_edges(run.graph, top_edges(run.scores, n))) >= 40)
+    # The first size at which there is something to see: most edges lie on a path from input to output.
+    smallest = min(50, run.graph.n_edges // 10)
+    readable = (n for n in options if n >= smallest and len(live_edges(run.graph, top_edges(run.scores, n))) >= 0.7 * n)
     default = next(readable, options[-1])
     return st.select_slider(
         "Edges kept, by absolute score",

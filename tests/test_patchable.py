@@ -180,3 +180,8 @@ def test_a_batch_size_left_open_is_chosen_and_changes_nothing(monkeypatch: pytes
     assert reports == [2, 2]
     for name, score in scores.items():
         torch.testing.assert_close(score, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_parameters_are_counted_as_hugging_face_counts_them() -> None:
+    for name in ("gpt2", "gpt_neox", "llama"):
+        assert random_model(name).n_parameters == random_hf_model(name).num_parameters()

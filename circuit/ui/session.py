@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ EXAMPLE = RunConfig(
 )
 """What the landing page runs at one click. With plain attribution patching, the strongest 100 edges of this model leave
 no path from input to output; averaged over five points they do."""
+
+
+TEACHING_EXAMPLE = replace(EXAMPLE, model="teaching", prompts=PRESETS["teaching-ioi"].prompts)
+"""The same on the model that ships with the app."""
 
 
 def runs_folder() -> Path:
