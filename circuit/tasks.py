@@ -29,7 +29,8 @@ from jaxtyping import Float32
 
 from circuit.errors import CircuitError, PromptError
 from circuit.method import AblationType, PatchType, Precision
-from circuit.models import ModelCard, ModelStore, model_card
+from circuit.model_store import ModelStore
+from circuit.models import ModelCard, model_card
 from circuit.progress import Cancelled, Progress, Report
 from circuit.prompts import Encoded, PromptSet, encode
 from circuit.runs import Baseline, Run, RunConfig

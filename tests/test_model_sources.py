@@ -15,7 +15,8 @@ import torch
 
 from circuit.catalogue import LOCAL, cache_folder, offered
 from circuit.errors import JobCancelled, ModelError, NotEnoughMemoryError
-from circuit.models import ModelStore, load_model, model_card, wrap
+from circuit.model_store import ModelStore
+from circuit.models import load_model, model_card, wrap
 from tests.small_models import random_hf_model, tokenizer
 from tests.tiny_gguf import D_MODEL, N_HEADS, N_KV_HEADS, N_LAYERS, write_gguf
 

@@ -285,7 +285,7 @@ def test_smollm2_does_every_pair_of_a_preset_and_corrupting_turns_it(
     key: str, smollm2: PatchableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks.models.cache_clear()
-    monkeypatch.setattr("circuit.models.load_model", lambda *args, **options: smollm2)
+    monkeypatch.setattr("circuit.model_store.load_model", lambda *args, **options: smollm2)
     report = check_prompts(CheckRequest("smollm2-135m", PRESETS[key].prompts))
     assert report.problems == {}
     assert (report.difference_clean > 0).all()
