@@ -14,8 +14,8 @@ from circuit.dataset import PromptDataset
 from circuit.patchable import PatchableModel
 
 _SHARE_OF_FREE_MEMORY = 0.5
-_TOKENS_PER_BATCH = {"cpu": 1024, "mps": 4096, "cuda": 16384}
-"""Larger batches are no faster, and a job reports and can be stopped only between two of them."""
+_TOKENS_PER_BATCH = {"cpu": 256, "mps": 4096, "cuda": 16384}
+"""Larger batches are hardly faster, and a job reports and can be stopped only between two of them."""
 
 
 def free_memory(device: torch.device) -> int:
@@ -44,5 +44,5 @@ def automatic_batch_size(model: PatchableModel, dataset: PromptDataset) -> int:
     """Prompts a batch such that attribution fits into half the free memory of the model's device."""
     longest = max(dataset.lengths)
     fits = int(_SHARE_OF_FREE_MEMORY * free_memory(model.device)) // bytes_per_prompt(model, longest)
-    useful = _TOKENS_PER_BATCH.get(model.device.type, 1024) // longest
+    useful = _TOKENS_PER_BATCH.get(model.device.type, 256) // longest
     return max(1, min(fits, useful, len(dataset)))

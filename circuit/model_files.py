@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from circuit.catalogue import CatalogueEntry, Wheel, cache_folder, offered
+from circuit.catalogue import LOCAL, CatalogueEntry, Wheel, cache_folder, offered
 from circuit.errors import CircuitError, JobCancelled, ModelError, NotEnoughMemoryError
 from circuit.progress import Cancelled, Report
 
@@ -47,6 +47,8 @@ class Stage:
 def locate(name: str | Path, stage: Stage) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
     entry = offered().get(str(name))
+    if entry is None and str(name).startswith(LOCAL):
+        raise ModelError(f"There is no model {str(name).removeprefix(LOCAL)} in this server's models folder any more.")
     source = entry.source if entry else name
     if isinstance(source, Wheel):
         assert entry is not None

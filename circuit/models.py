@@ -5,7 +5,7 @@
     ModelCard    what a loaded model is: size, shape, precision, memory
 
     model = load_model("smollm2-135m", device="cpu")
-    model.tokenizer("When Mary and John")
+    model.graph.n_edges                      # 70651
 
 Weights are read from safetensors and GGUF files only; nothing is unpickled and no remote code is run. GGUF files are
 dequantised once, and the copy kept in the cache folder (`EDGESCOPE_CACHE`, or the user's cache). SmolLM2-135M comes

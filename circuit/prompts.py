@@ -268,7 +268,7 @@ def _ioi(n: int) -> PromptSet:
             first, second = second, first
         place, thing = _PLACES[(3 * i) % 8], _OBJECTS[(5 * i + i // 8) % 8]
         opening = f"When {first} and {second} went to the {place},"
-        giver, other = (second, first) if i % 3 else (first, second)
+        giver, other = (first, second) if i % 3 == 1 else (second, first)
         pairs.append(
             PromptPair(
                 f"{opening} {giver} gave a {thing} to",

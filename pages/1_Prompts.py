@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,9 @@ def choose_preset() -> None:
     st.caption(PRESETS[key].about)
 
 
+EDITED = " (edited)"
+
+
 def edit() -> None:
     """The table. What was typed is taken over at each run of the script, so no page switch loses it."""
     table_key = f"table-{st.session_state.get('prompt_table', 0)}"
@@ -95,7 +99,10 @@ def edit() -> None:
             "wrong answers": st.column_config.TextColumn("Wrong", width=90, help="Several answers are separated by |"),
         },
     )
-    st.session_state["prompts"] = from_table(edited, name=session.prompts().name)
+    before = session.prompts()
+    after = from_table(edited, before.name)
+    if after.pairs != before.pairs:  # captions must not call other prompts by a preset's name
+        st.session_state["prompts"] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
 
 
 left, right = st.columns(2)

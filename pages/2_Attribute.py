@@ -218,5 +218,5 @@ def summary(run: Run) -> None:
     page.next_step(page.SCORES, "See the scores")
 
 
-if (shown := st.session_state.get("run")) is not None and not busy:
+if (shown := session.current_run()) is not None and not busy:
     summary(shown)

@@ -206,6 +206,42 @@ def test_the_models_offered_include_the_owners(small: str) -> None:
     assert visitor.at.session_state["model"] == small
 
 
+def test_loading_a_model_shows_what_it_is(small: str) -> None:
+    visitor = Visitor()
+    visitor.work_on(small, NUMBERS)
+    visitor.go(PROMPTS)
+    assert "edges**" not in visitor.words()
+    visitor.at.button("load-model").click()
+    visitor.run()
+    visitor.wait(lambda: "edges**" in visitor.words())
+    assert "3 layers of 4 heads (2 key-value heads); **190 edges**; float32 on" in visitor.words()
+
+
+def test_a_hub_model_can_be_named_only_where_the_owner_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Visitor(PROMPTS).at.text_input
+    monkeypatch.setenv("EDGESCOPE_ALLOW_HUB", "1")
+    visitor = Visitor(PROMPTS)
+    before = visitor.at.session_state["model"]
+    visitor.at.text_input[0].set_value("/etc/passwd")
+    visitor.run()
+    assert "is no hub id" in visitor.errors()
+    assert visitor.at.session_state["model"] == before
+    visitor.at.text_input[0].set_value("someone/something")
+    visitor.run()
+    assert visitor.at.session_state["model"] == "someone/something"
+
+
+def test_an_edited_preset_does_not_keep_its_name() -> None:
+    visitor = Visitor(PROMPTS)
+    name = visitor.at.session_state["prompts"].name
+    visitor.at.session_state["table-0"] = {
+        "edited_rows": {0: {"clean": "Something else"}}, "added_rows": [], "deleted_rows": [],
+    }  # fmt: skip
+    visitor.run()
+    assert visitor.at.session_state["prompts"].pairs[0].clean == "Something else"
+    assert visitor.at.session_state["prompts"].name == f"{name} (edited)"
+
+
 def test_checking_prompts_names_bad_rows_and_measures_the_others(small: str) -> None:
     visitor = Visitor()
     bad = (PromptPair("1 2", "1", ("5",), ("6",)), PromptPair("1 2", "1 3", ("5 6",), ("7",)))
@@ -568,7 +604,7 @@ def test_a_run_whose_model_is_gone_can_still_be_looked_at(stored: Run) -> None:
     gone.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{gone.id}.safetensors")
     visitor = Visitor(CIRCUIT, run=gone.id)
     visitor.wait(visitor.errors)
-    assert "local/gone" in visitor.errors()
+    assert "There is no model gone in this server's models folder any more" in visitor.errors()
     assert visitor.at.get("echarts_chart")
     visitor.at.query_params["run"] = stored.id  # and its error is not that of another run
     visitor.run()
@@ -602,3 +638,13 @@ def test_a_sessions_runs_are_listed_on_its_landing_page_only(visitor: Visitor) -
     assert shown.id == first.id
     assert visitor.at.header[0].value == "3 · Scores"
     assert "Runs of this session" not in Visitor().words()
+
+
+def test_a_reload_of_the_attribution_page_finds_its_result(visitor: Visitor) -> None:
+    run = visitor.finish()
+    assert visitor.at.query_params["run"] in (run.id, [run.id])
+    again = Visitor(ATTRIBUTE, run=run.id)
+    found = again.result()
+    assert found is not None
+    assert found.id == run.id
+    assert "Edges scored" in again.metrics()

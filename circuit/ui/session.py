@@ -84,6 +84,7 @@ def show_run(run: Run) -> None:
     except RunFileError as error:
         st.session_state["notice"] = f"{error} The run stays here until you close this page."
     st.session_state["run"] = run
+    st.query_params["run"] = run.id
     recent: dict[str, str] = st.session_state.setdefault("recent", {})
     recent[run.id] = f"{run.provenance.get('model', run.config.model)} · {run.config.prompts.name} · " + (
         run.config.method.describe()
