@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from circuit.ablation import Ablation
+from circuit.catalogue import cache_folder
 from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.errors import JobCancelled, NumericalError, OptionError, PromptError
 from circuit.faithfulness import masked_logits
@@ -22,6 +24,7 @@ from circuit.method import AblationType
 from circuit.models import wrap
 from circuit.objective import loss
 from circuit.patchable import PatchableModel
+from circuit.prompts import PRESETS, PromptSet, encode
 from tests.slow_model import (
     Prompts,
     Scores,
@@ -263,24 +266,31 @@ def test_scores_are_the_slope_of_the_loss_in_one_edges_mask(name: str, positions
 # --- grouped-query attention ---------------------------------------------------------------------------------------
 
 
-def ungrouped(name: str) -> PatchableModel:
-    """The same function with every query head holding its own copy of its keys and values."""
-    grouped = random_hf_model(name)
+def ungrouped(grouped: Any, like: Any) -> Any:
+    """`like`, with as many key-value as query heads: each holds a copy of its group's keys and values."""
     config = grouped.config
-    copy = random_hf_model(name, num_key_value_heads=config.num_attention_heads)
     group = config.num_attention_heads // config.num_key_value_heads
     state = grouped.state_dict()
     for key, value in state.items():
         if "k_proj" in key or "v_proj" in key:
             by_head = value.unflatten(0, (config.num_key_value_heads, -1))
             state[key] = by_head.repeat_interleave(group, dim=0).flatten(0, 1)
-    copy.load_state_dict(state)
-    return wrap(copy, tokenizer())
+    like.load_state_dict(state)
+    return like
+
+
+def added_up(scores: Scores, group: int) -> Scores:
+    """The scores of the copies of one key-value head, summed."""
+    return {
+        module: score.unflatten(0, (-1, group)).sum(1) if "hook_k" in module or "hook_v" in module else score
+        for module, score in scores.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
 def test_a_key_value_head_scores_the_sum_of_its_query_heads_copies(name: str) -> None:
-    copies, grouped = ungrouped(name), shared_model(name)
+    hf_copies = ungrouped(random_hf_model(name), random_hf_model(name, num_key_value_heads=4))
+    copies, grouped = wrap(hf_copies, tokenizer()), shared_model(name)
     assert (copies.n_kv_heads, grouped.n_kv_heads) == (4, 2)
     several: list[dict[str, Any]] = [
         {"mask_val": 0.0},
@@ -289,11 +299,23 @@ def test_a_key_value_head_scores_the_sum_of_its_query_heads_copies(name: str) ->
     for options in several:
         of_copies = mask_gradient_prune_scores(copies, loader(prompts()), **options)
         scores = mask_gradient_prune_scores(grouped, loader(prompts()), **options)
-        expected = {
-            module: score.unflatten(0, (2, 2)).sum(1) if "hook_k" in module or "hook_v" in module else score
-            for module, score in of_copies.items()
-        }
-        assert relative_error(scores, expected) < 1e-5
+        assert relative_error(scores, added_up(of_copies, 2)) < 1e-5
+
+
+def test_so_does_the_real_smollm2(smollm2: PatchableModel) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(cache_folder() / "smollm2-135m")
+    config = copy.deepcopy(plain.config)
+    config.num_key_value_heads = config.num_attention_heads
+    copies = wrap(ungrouped(plain, AutoModelForCausalLM.from_config(config)).eval(), smollm2.tokenizer)
+    two = PromptSet("two", PRESETS["ioi"].prompts.pairs[:2])
+    pairs = PromptDataLoader(encode(two, smollm2.tokenizer, prepend_bos=False).dataset(), 2)
+    options: dict[str, Any] = {"integrated_grad_samples": 1, "integration_rule": "midpoint"}
+    of_copies = mask_gradient_prune_scores(copies, pairs, **options)
+    scores = mask_gradient_prune_scores(smollm2, pairs, **options)
+    assert sum(score.numel() for score in scores.values()) == 70_651
+    assert relative_error(scores, added_up(of_copies, 3)) < 1e-5
 
 
 # --- batches and lengths -------------------------------------------------------------------------------------------
