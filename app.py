@@ -37,8 +37,8 @@ with st.container(border=True):
     if small.button("Same task, tiny teaching model", icon=":material/school:", disabled=busy, width="stretch"):
         run_example(session.TEACHING_EXAMPLE)
     st.caption(
-        "The example takes a few seconds; half a minute the first time, when the model (93 MB) is downloaded and "
-        "converted. The teaching model ships with the app, and has 262 edges."
+        "The example takes about ten seconds on a laptop, and half a minute more the first time, when the model "
+        "(93 MB) is downloaded and converted. The teaching model ships with the app, has 262 edges, and takes one."
     )
     run = job_panel.follow("attribute", in_address=True)
     if run is not None:
