@@ -203,12 +203,12 @@ def _zeros(model: PatchableModel) -> Activations:
 
 
 def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> None:
-    lengths = loader.dataset.lengths
-    for row, length in enumerate(lengths, start=1):
+    lengths, numbers = loader.dataset.lengths, loader.dataset.numbers
+    for row, length in zip(numbers, lengths, strict=True):
         if length != lengths[0]:
             raise PromptError(
-                f"Row {row} has {length} tokens and row 1 has {lengths[0]}: '{ablation_type}' averages each token "
-                "position over the prompts, so all must have the same number of tokens. Use prompts of one length, or "
+                f"Row {row} has {length} tokens and row {numbers[0]} has {lengths[0]}: '{ablation_type}' averages each "
+                "token position over the prompts, so all must have the same number of tokens. Use prompts of one length, or "
                 "another ablation."
             )
 

@@ -129,6 +129,9 @@ class PromptDataset:
         none: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(self.clean)
         self.wrong_answers = none if wrong_answers is None else _token_lists("wrong_answers", wrong_answers)
 
+        self.numbers = list(range(1, len(self.clean) + 1))
+        """What each prompt's row is called in messages; a caller that left rows out says here what theirs were."""
+
         parts = {"corrupt": self.corrupt, "wrong_answers": self.wrong_answers}
         parts["answers"] = self.answers if self.target is None else self.target  # type: ignore[assignment]
         for name, part in parts.items():

@@ -11,6 +11,8 @@ the answer's probability is near 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,7 +57,7 @@ def answer_values(
         raise _target_error(answer_function)
     if answer_function == "avg_val":
         return answers.mean(values)
-    _check_wrong_answers(batch.rows, batch.wrong_answers.real.any(-1).tolist())
+    _check_wrong_answers((row + 1 for row in batch.rows), batch.wrong_answers.real.any(-1).tolist())
     return answers.mean(values) - batch.wrong_answers.mean(values)
 
 
@@ -76,14 +78,14 @@ def check_answers(dataset: PromptDataset, answer_function: AnswerFunction) -> No
     if dataset.target is not None:
         raise _target_error(answer_function)
     if answer_function == "avg_diff":
-        _check_wrong_answers(range(len(dataset)), [len(wrong) > 0 for wrong in dataset.wrong_answers])
+        _check_wrong_answers(dataset.numbers, [len(wrong) > 0 for wrong in dataset.wrong_answers])
 
 
-def _check_wrong_answers(rows: range, present: list[bool]) -> None:
-    for row, is_there in zip(rows, present, strict=True):
+def _check_wrong_answers(numbers: Iterable[int], present: list[bool]) -> None:
+    for number, is_there in zip(numbers, present, strict=True):
         if not is_there:
             raise PromptError(
-                f"Row {row + 1}: there is no wrong answer, and 'avg_diff' compares right with wrong ones. "
+                f"Row {number}: there is no wrong answer, and 'avg_diff' compares right with wrong ones. "
                 "Add a wrong answer, or choose 'avg_val'."
             )
 

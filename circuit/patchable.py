@@ -230,14 +230,14 @@ class PatchableModel:
         """Raise a `PromptError` that names the row, unless this model can run all prompts of a `PromptDataset`."""
         parts = (("clean prompt", dataset.clean), ("corrupt prompt", dataset.corrupt))
         for name, rows in (*parts, ("answers", dataset.answers), ("wrong answers", dataset.wrong_answers)):
-            for row, tokens in enumerate(rows, start=1):
+            for row, tokens in zip(dataset.numbers, rows, strict=len(rows) > 0):
                 bad = next((token for token in tokens.tolist() if not 0 <= token < self.d_vocab), None)
                 if bad is not None:
                     raise PromptError(
                         f"Row {row}: token id {bad} of the {name} is unknown: this model's vocabulary is "
                         f"0 to {self.d_vocab - 1}. Were the prompts tokenized for another model?"
                     )
-        for row, tokens in enumerate(dataset.clean, start=1):
+        for row, tokens in zip(dataset.numbers, dataset.clean, strict=True):
             if len(tokens) > self.n_ctx:
                 raise PromptError(f"Row {row}: {len(tokens)} tokens are more than the model's context of {self.n_ctx}.")
             if self.seq_len is not None and len(tokens) != self.seq_len:

@@ -137,7 +137,9 @@ class Encoded:
         def pick(lists: list[list[int]]) -> list[Any]:
             return [lists[row] for row in rows]
 
-        return PromptDataset(pick(self.clean), pick(self.corrupt), pick(self.answers), pick(self.wrong_answers))
+        dataset = PromptDataset(pick(self.clean), pick(self.corrupt), pick(self.answers), pick(self.wrong_answers))
+        dataset.numbers = [row + 1 for row in rows]
+        return dataset
 
 
 def encode(prompts: PromptSet, tokenizer: Any, prepend_bos: bool, n_ctx: int | None = None) -> Encoded:

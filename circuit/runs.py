@@ -112,10 +112,12 @@ class Run:
         n = f"{len(self.used_rows)} of {len(self.config.prompts)} prompt pairs"
         model = self.provenance.get("model", self.config.model)
         dtype = self.provenance.get("dtype", self.config.dtype)
-        return (
-            f"{model} ({dtype}); {self.config.prompts.name}, {n}; {self.config.method.describe()}; "
-            "score > 0: ablating the edge hurts"
-        )
+        parts = [f"{model} ({dtype})", f"{self.config.prompts.name}, {n}", self.config.method.describe()]
+        if self.config.method.ablation_type.needs_batch_size:
+            parts.append(f"batches of {self.config.batch_size}")
+        if self.config.keep_positions:
+            parts.append("token positions apart")
+        return "; ".join([*parts, "score > 0: ablating the edge hurts"])
 
     def save(self, path: Path) -> None:
         """Write the file at once: whoever looks sees all of it, or nothing.

@@ -214,15 +214,18 @@ def _prepared(
     config: RunConfig, progress: Report, cancelled: Cancelled
 ) -> Iterator[tuple[PatchableModel, Encoded, PromptDataset]]:
     """The model of a run, held while it is used, and the run's prompts as its tokens."""
+    from circuit.objective import check_answers
+
     with models().use(config.model, config.device, config.dtype, progress, cancelled) as model, _readable_memory():
         encoded = encode(config.prompts, model.tokenizer, _bos(model, config), model.n_ctx)
         dataset = encoded.dataset()
+        check_answers(dataset, config.method.answer_function)
         if config.keep_positions:
             lengths = dataset.lengths
-            for row, length in zip(encoded.usable, lengths, strict=True):
+            for row, length in zip(dataset.numbers, lengths, strict=True):
                 if length != lengths[0]:
                     raise PromptError(
-                        f"Row {row + 1} has {length} tokens and row {encoded.usable[0] + 1} has {lengths[0]}: token "
+                        f"Row {row} has {length} tokens and row {dataset.numbers[0]} has {lengths[0]}: token "
                         "positions can be kept apart only where all prompts have the same number of tokens."
                     )
             model = model.with_seq_len(lengths[0])

@@ -155,6 +155,12 @@ def show(checked: CheckRequest, report: PromptReport) -> None:
     if report.adapted:
         read = ", ".join(f"'{visible(answer)}' as '{as_}'" for answer, as_ in list(report.adapted.items())[:5])
         st.info(f"Answers were read without their leading space, since only so they are one token of {title}: {read}.")
+    without = [row + 1 for row, pair in enumerate(checked.prompts.pairs) if not pair.wrong_answers]
+    if without and used:
+        st.info(
+            f"Row {', '.join(map(str, without[:8]))}{' …' if len(without) > 8 else ''}: no wrong answer, so the answer "
+            "function avg_diff cannot be used; avg_val and mse can."
+        )
     if not used:
         return
     clean, corrupt = report.difference_clean, report.difference_corrupt
@@ -176,7 +182,7 @@ def show(checked: CheckRequest, report: PromptReport) -> None:
         verdict(clean, corrupt)
     rows = pd.DataFrame(
         {
-            "clean prompt": ["".join(tokens) for tokens in report.clean_tokens],
+            "clean prompt": [pair.clean for pair in checked.prompts.pairs],
             "right": [visible(" | ".join(pair.answers)) for pair in checked.prompts.pairs],
             "P(right)": report.probability,
             "rank": report.rank,
@@ -203,7 +209,7 @@ def show(checked: CheckRequest, report: PromptReport) -> None:
         },
     )
     bos = "with" if report.prepend_bos else "without"
-    st.caption(f"{title}, {checked.dtype}, {used} pairs, {bos} a BOS token; logits after the last token.")
+    st.caption(f"{title}, {report.card.dtype}, {used} pairs, {bos} a BOS token; logits after the last token.")
 
 
 def verdict(clean: np.ndarray, corrupt: np.ndarray) -> None:
@@ -221,7 +227,9 @@ def verdict(clean: np.ndarray, corrupt: np.ndarray) -> None:
             "corrupting does not lower the difference: consider leaving those out."
         )
     else:
-        st.success(f"The model does this task on all {n} pairs, and corrupting lowers the difference on all of them.")
+        st.success(
+            f"The model prefers right over wrong on all {n} pairs, and corrupting lowers the difference on all of them."
+        )
 
 
 if "prompt_report" in st.session_state:

@@ -7,12 +7,14 @@ from typing import get_args
 import numpy as np
 import streamlit as st
 
+from circuit.catalogue import title_of
 from circuit.errors import CircuitError, OptionError
 from circuit.method import AblationType, AnswerFunction, CleanCorrupt, GradFunction, IntegrationRule, Method
 from circuit.pruning import edge_table, top_edges
 from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute
 from circuit.ui import job_panel, page, session
+from circuit.ui.page import ALL_ZERO
 
 page.begin(
     "2 · Attribute",
@@ -35,7 +37,7 @@ GRAD_FUNCTIONS: dict[GradFunction, str] = {
 ANSWER_FUNCTIONS: dict[AnswerFunction, str] = {
     "avg_diff": "Mean of the right answers minus mean of the wrong ones.",
     "avg_val": "Mean of the right answers; wrong ones are not used.",
-    "mse": "Squared distance, over the vocabulary, from the uniform distribution over the right answers.",
+    "mse": "Minus the squared distance, over the vocabulary, from the uniform distribution over the right answers.",
 }
 ABLATIONS = {
     AblationType.RESAMPLE: "The same part's activation on the other prompt of the pair. Isolates what they differ in.",
@@ -134,7 +136,7 @@ def choose_running() -> dict[str, object]:
         "need one.",
     )
     apart = st.toggle(
-        "Keep token positions apart",
+        "Positions apart",
         key="apart",
         persist_state="session",
         help="Score every edge once a token position. Needs prompts of one length.",
@@ -166,8 +168,13 @@ try:
     if method.ablation_type.needs_batch_size and config.batch_size is None:
         raise OptionError(f"'{method.ablation_type}' depends on the batch size: choose one on the right.")
     n_points = len(method.points)
+    before = "No pass for the ablation"
+    if method.ablation_type.reads_batch:
+        before = f"One forward pass on the {method.clean_corrupt} prompts"
+    elif method.ablation_type.averages_dataset:
+        before = "Forward passes over all prompts for the mean"
     st.info(
-        f"**{len(prompts)} prompt pairs**, {method.describe()}. One forward pass on what is ablated with, and "
+        f"**{len(prompts)} prompt pairs on {title_of(session.model_key())}**: {method.describe()}. {before}, and "
         f"{n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
         icon=":material/functions:",
     )
@@ -180,7 +187,7 @@ if not prompts.pairs:
     st.warning("There are no prompts yet: enter some on the page 1 · Prompts.")
 busy = job_panel.running("attribute") is not None
 if st.button("Run attribution", type="primary", icon=":material/play_arrow:", disabled=busy or not ready):
-    job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {session.model_key()}")
+    job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {title_of(session.model_key())}")
     st.rerun()
 finished = job_panel.follow("attribute", in_address=True)
 if finished is not None:
@@ -188,7 +195,8 @@ if finished is not None:
 
 
 def summary(run: Run) -> None:
-    st.subheader("Result", anchor=False)
+    st.subheader("Last run", anchor=False)
+    st.caption(run.caption)
     function = f"{run.config.method.grad_function} {run.config.method.answer_function}"
     cells = st.columns(5)
     cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")
@@ -205,16 +213,14 @@ def summary(run: Run) -> None:
         st.error("On average the model does no better on clean than on corrupt prompts: these scores mean little.")
     elif run.baseline.accuracy < 0.5:
         st.warning("The model gets fewer than half of the clean prompts right: read these scores with care.")
-    if not np.any(run.scores):
-        st.error(
-            "Every score is zero: what is patched in equals what was there. Patch from the corrupt prompts instead."
-        )
+    if not run.scores.any():
+        st.error(ALL_ZERO)
+        return
     strongest = edge_table(run.graph, run.scores, top_edges(run.scores, 5))
     st.markdown(
         "Strongest edges: "
-        + ", ".join(f"`{row.source} → {row.destination}` ({row.score:+.3f})" for row in strongest.itertuples())
+        + ", ".join(f"`{row.source} → {row.destination}` ({row.score:+.3g})" for row in strongest.itertuples())
     )
-    st.caption(run.caption)
     page.next_step(page.SCORES, "See the scores")
 
 

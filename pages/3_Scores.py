@@ -19,6 +19,9 @@ if run is None:
     page.need_run()
 assert run is not None
 
+if not run.scores.any():
+    st.error(page.ALL_ZERO)
+
 REDUCE: dict[Reduce, str] = {
     "abs_sum": "Sum of |score|",
     "abs_max": "Largest |score|",
@@ -28,7 +31,7 @@ REDUCE: dict[Reduce, str] = {
 
 def overview(run: Run, position: int | None) -> None:
     control, hint = st.columns([1, 1], vertical_alignment="bottom")
-    hint.caption("**Click a cell** to see its edges one by one. `A23` stands for the heads of layer 23.")
+    hint.caption("**Click a cell** to see its edges one by one, below the map. `A1` stands for the heads of layer 1.")
     reduce = control.segmented_control(
         "A cell shows", list(REDUCE), format_func=REDUCE.__getitem__, default="abs_sum", required=True, key="reduce"
     )

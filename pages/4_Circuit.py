@@ -12,6 +12,7 @@ from circuit.pruning import circuit_graph, live_edges, top_edges
 from circuit.runs import Run
 from circuit.tasks import MeasureRequest, measure_circuits
 from circuit.ui import job_panel, page, session
+from circuit.ui.page import ALL_ZERO
 
 page.begin(
     "4 · Circuit",
@@ -110,7 +111,7 @@ def report(run: Run, n: int) -> None:
             help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
             "whole model, 0 % as bad as with every edge ablated.",
         )
-        st.markdown(verdict(share, n))
+        st.markdown(verdict(run, n, share, circuit.accuracy))
     rows = [("Whole model", whole), (f"**{n:,} edges**", circuit), ("No edge", ablated)]
     lines = [f"| {name} | {result.mean:+.2f} | {right(result.accuracy)} |" for name, result in rows]
     st.markdown("\n".join([f"| | {function} | right |", "| --- | ---: | ---: |", *lines]))
@@ -124,13 +125,20 @@ def report(run: Run, n: int) -> None:
         st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
 
 
-def verdict(share: float, n: int) -> str:
-    """The answer to the question above it, in words."""
-    if share >= 0.8:
-        return f"**Largely yes**: the {n:,} strongest edges keep most of what the whole model does."
-    if share >= 0.2:
-        return f"**Partly**: the {n:,} strongest edges keep some of what the whole model does. Keep more to get closer."
-    return f"**No**: the {n:,} strongest edges alone do not do the task. Keep more, or score with integrated gradients."
+def verdict(run: Run, n: int, share: float, accuracy: float) -> str:
+    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead."""
+    if n == run.graph.n_edges:
+        return "These are all the edges: the whole model."
+    kept = f"the {n:,} strongest edges keep {share:.0%} of the difference between the whole and the ablated model"
+    if accuracy < 0.5:
+        return (
+            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - accuracy:.0%} of the prompts. Keep more edges."
+        )
+    if share < 0.2:
+        return f"**No**: {kept}. Keep more edges, or score with integrated gradients."
+    return f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}" + (
+        "." if math.isnan(accuracy) else f", and the right answer stays ahead on {accuracy:.0%} of the prompts."
+    )
 
 
 def right(accuracy: float) -> str:
@@ -138,6 +146,9 @@ def right(accuracy: float) -> str:
     return "–" if math.isnan(accuracy) else f"{accuracy:.0%}"
 
 
+if not run.scores.any():
+    st.error(ALL_ZERO)
+    st.stop()
 n_edges = choose_size(run)
 graph, measured = st.columns([3, 1.15], gap="medium")
 with measured:

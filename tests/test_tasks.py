@@ -217,7 +217,7 @@ def test_positions_of_prompts_of_different_lengths_are_refused_by_row(small: str
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"model": "local/gone"}, ModelError, "local/gone"),
+        ({"model": "local/gone"}, ModelError, "no model gone"),
         ({"device": "tpu"}, OptionError, "tpu"),
         ({"prompts": PromptSet("bad", (BAD,))}, PromptError, "None of the 1"),
         ({"prompts": PromptSet("none", ())}, PromptError, "None of the 0"),
@@ -371,3 +371,15 @@ def test_public_names_are_there(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'nothing'"):
         importlib.import_module("circuit").nothing  # noqa: B018
+
+
+def test_messages_name_the_row_of_the_table_not_of_the_usable_prompts(small: str) -> None:
+    unanswered = PromptPair("1 2", "1 3", ("4",), ())
+    with pytest.raises(PromptError, match="Row 3: there is no wrong answer"):
+        attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], unanswered))))
+    longer = PromptPair("1 2 3 4 5", "1 2 9 4 5", ("6",), ("7",))
+    with pytest.raises(PromptError, match="Row 3 has 5 tokens and row 2 has 4"):
+        attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], longer)), keep_positions=True))
+    with pytest.raises(PromptError, match="Row 3 has 5 tokens and row 2 has 4"):
+        mean = Method(ablation_type=AblationType.TOKENWISE_MEAN_CLEAN)
+        attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], longer)), mean))

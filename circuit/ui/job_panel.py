@@ -83,10 +83,9 @@ def _panel(slot: str) -> None:
         st.rerun(scope="app")
         return
     with st.container(border=True):
-        words, button = st.columns([5, 1], vertical_alignment="center")
-        words.markdown(f"**{job.title}** — {_state(job)}")
-        button.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, width="stretch", on_click=job.cancel)
+        st.markdown(f"**{job.title}** — {_state(job)}")
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
+        st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
 
 
 def _state(job: Job) -> str:

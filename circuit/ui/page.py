@@ -19,6 +19,11 @@ PAGES = (
 )
 
 
+ALL_ZERO = (
+    "Every score is zero: what is patched in equals what was there. Patch from the corrupt prompts, and run again."
+)
+
+
 def begin(title: str, lead: str) -> None:
     """Call first on every page. `lead` says in one or two sentences what the page is for."""
     st.set_page_config(page_title=f"{title} · Edgescope", page_icon="🔬", layout="wide")

@@ -115,7 +115,7 @@ def open_run(run_id: str) -> None:
 
 def _stored(run_id: str) -> Run:
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
-        raise RunFileError("Its id is not one of ours.")
+        raise RunFileError("Its id is mistyped: ids are 32 digits and letters from a to f.")
     path = runs_folder() / f"{run_id}.safetensors"
     if not path.exists():
         raise RunFileError("There is no run with that id on this server.")  # the folder's name is the server's business
