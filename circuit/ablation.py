@@ -208,8 +208,8 @@ def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> 
         if length != lengths[0]:
             raise PromptError(
                 f"Row {row} has {length} tokens and row {numbers[0]} has {lengths[0]}: '{ablation_type}' averages each "
-                "token position over the prompts, so all must have the same number of tokens. Use prompts of one length, or "
-                "another ablation."
+                "token position over the prompts, so all must have the same number of tokens. Use one length, "
+                "or another ablation."
             )
 
 

@@ -380,6 +380,6 @@ def test_messages_name_the_row_of_the_table_not_of_the_usable_prompts(small: str
     longer = PromptPair("1 2 3 4 5", "1 2 9 4 5", ("6",), ("7",))
     with pytest.raises(PromptError, match="Row 3 has 5 tokens and row 2 has 4"):
         attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], longer)), keep_positions=True))
+    mean = Method(ablation_type=AblationType.TOKENWISE_MEAN_CLEAN)
     with pytest.raises(PromptError, match="Row 3 has 5 tokens and row 2 has 4"):
-        mean = Method(ablation_type=AblationType.TOKENWISE_MEAN_CLEAN)
         attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], longer)), mean))
