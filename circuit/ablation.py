@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuit.dataset import PromptDataLoader, PromptPairBatch
-from circuit.errors import OptionError, PromptError
+from circuit.errors import PromptError
 from circuit.method import AblationType, CleanCorrupt
 from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Progress
@@ -211,15 +211,6 @@ def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> 
                 "token position over the prompts, so all must have the same number of tokens. Use one length, "
                 "or another ablation."
             )
-
-
-def check_batch_size_given(loader: PromptDataLoader, ablation_type: AblationType) -> None:
-    """Raise where the meaning of the ablation depends on a batch size that nobody chose."""
-    if ablation_type.needs_batch_size and loader.batch_size is None:
-        raise OptionError(
-            f"'{ablation_type}' averages over the prompts of a batch, so its result depends on the batch size: "
-            "choose one."
-        )
 
 
 class Differences:

@@ -205,13 +205,11 @@ def _token_lists(name: str, tokens: TokenLists) -> list[Tensor]:
     rows = []
     for row, ids in enumerate(tokens, start=1):
         ids = torch.as_tensor(ids)
-        if ids.is_floating_point() or ids.dtype == torch.bool or ids.ndim != 1:
-            if len(ids.shape) == 1 and len(ids) == 0:
-                ids = ids.long()
-            else:
-                raise PromptError(
-                    f"{name}, row {row}: expected a one-dimensional tensor of token ids, and got "
-                    f"{ids.dtype} of shape {list(ids.shape)}."
-                )
+        are_ids = not ids.is_floating_point() and ids.dtype != torch.bool
+        if ids.ndim != 1 or not (are_ids or len(ids) == 0):  # an empty list has no integers to be seen
+            raise PromptError(
+                f"{name}, row {row}: expected a one-dimensional tensor of token ids, and got "
+                f"{ids.dtype} of shape {list(ids.shape)}."
+            )
         rows.append(ids.long().cpu())
     return rows

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuit.ablation import Ablation, Activations, Differences, check_batch_size_given
+from circuit.ablation import Ablation, Activations, Differences
 from circuit.dataset import PromptDataLoader
 from circuit.errors import NumericalError, OptionError
 from circuit.mask_gradient import PruneScores, precision_advice
-from circuit.memory import automatic_batch_size
+from circuit.memory import ready
 from circuit.method import AblationType, PatchType
 from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Cancelled, Progress, Report
@@ -102,10 +102,7 @@ def run_edge_masks(
     for kept in circuits:
         if kept.shape != (model.graph.n_edges,):
             raise OptionError(f"A circuit must be a bool array of {model.graph.n_edges} edges, not {list(kept.shape)}.")
-    model.check_prompts(dataloader.dataset)
-    check_batch_size_given(dataloader, ablation_type)
-    if dataloader.batch_size is None:
-        dataloader = dataloader.with_batch_size(automatic_batch_size(model, dataloader.dataset))
+    dataloader = ready(model, dataloader, ablation_type)
     total = len(dataloader) * len(circuits) + Ablation.n_passes(dataloader, ablation_type)
     steps = Progress(total, progress, cancelled)
     ablation = Ablation(model, dataloader, ablation_type, steps)

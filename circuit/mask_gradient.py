@@ -34,10 +34,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuit.ablation import Ablation, Activations, Differences, check_batch_size_given
+from circuit.ablation import Ablation, Activations, Differences
 from circuit.dataset import PromptDataLoader, PromptPairBatch
 from circuit.errors import NumericalError
-from circuit.memory import automatic_batch_size
+from circuit.memory import ready
 from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.objective import check_answers, loss
 from circuit.patchable import Hook, PatchableModel
@@ -128,11 +128,8 @@ def score_edges(
     cancelled: Cancelled | None = None,
 ) -> PruneScores:
     """`mask_gradient_prune_scores` with its options as one `Method`."""
-    model.check_prompts(loader.dataset)
+    loader = ready(model, loader, method.ablation_type)
     check_answers(loader.dataset, method.answer_function)
-    check_batch_size_given(loader, method.ablation_type)
-    if loader.batch_size is None:
-        loader = loader.with_batch_size(automatic_batch_size(model, loader.dataset))
     points = method.points
     steps = len(loader) * len(points)
     progress = Progress(steps + Ablation.n_passes(loader, method.ablation_type), report, cancelled)

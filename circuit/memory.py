@@ -3,6 +3,7 @@
 free_memory            bytes that may be used on a device
 bytes_per_prompt       what attribution of one prompt needs, about
 automatic_batch_size   prompts a batch, for a loader that leaves it open
+ready                  a loader that a model can run: prompts checked, batch size settled
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import psutil
 import torch
 
-from circuit.dataset import PromptDataset
+from circuit.dataset import PromptDataLoader, PromptDataset
+from circuit.errors import OptionError
+from circuit.method import AblationType
 from circuit.patchable import PatchableModel
 
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -46,3 +49,21 @@ def automatic_batch_size(model: PatchableModel, dataset: PromptDataset) -> int:
     fits = int(_SHARE_OF_FREE_MEMORY * free_memory(model.device)) // bytes_per_prompt(model, longest)
     useful = _TOKENS_PER_BATCH.get(model.device.type, 256) // longest
     return max(1, min(fits, useful, len(dataset)))
+
+
+def ready(model: PatchableModel, loader: PromptDataLoader, ablation_type: AblationType) -> PromptDataLoader:
+    """The loader with its prompts checked against the model, and a batch size, chosen here where it was left open.
+
+    Raises:
+        PromptError: Prompts that the model cannot run; names the row.
+        OptionError: A batch size left open where the ablation's meaning depends on it.
+    """
+    model.check_prompts(loader.dataset)
+    if loader.batch_size is not None:
+        return loader
+    if ablation_type.needs_batch_size:
+        raise OptionError(
+            f"'{ablation_type}' averages over the prompts of a batch, so its result depends on the batch size: "
+            "choose one."
+        )
+    return loader.with_batch_size(automatic_batch_size(model, loader.dataset))

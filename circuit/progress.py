@@ -40,6 +40,12 @@ class Progress:
         if self._cancelled is not None and self._cancelled():
             raise JobCancelled("Cancelled.")
 
+    def say(self, words: str, done: int = 0, total: int = 0) -> None:
+        """What is being done now, where it is no step of the count (`done` of `total` of something else)."""
+        self.check()
+        if self._report is not None:
+            self._report(done, total, words)
+
     def advance(self, message: str = "") -> None:
         """One step is done."""
         self.step += 1

@@ -314,16 +314,15 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             "ioi",
-            "Indirect object identification",
-            "Two people are named, and one of them gives something to the other, whose name comes next. The corrupt "
-            "prompt swaps who gives, so the right name becomes the wrong one.",
+            TASKS["ioi"].title,
+            TASKS["ioi"].about,
             _ioi(24),
             ("smollm2-135m", "gpt2", "teaching"),
         ),
         Preset(
             "agreement",
-            "Subject-verb agreement",
-            "The verb must agree with a subject several words back. The corrupt prompt changes the subject's number.",
+            TASKS["agreement"].title,
+            TASKS["agreement"].about,
             _agreement(24),
             ("smollm2-135m", "teaching"),
         ),

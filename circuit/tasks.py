@@ -119,7 +119,7 @@ def _report(model: PatchableModel, request: CheckRequest, progress: Report, canc
 
     from circuit.dataset import AnswerTokens, PromptDataLoader
 
-    bos = model.prepend_bos if request.prepend_bos is None else request.prepend_bos
+    bos = _bos(model, request)
     encoded = encode(request.prompts, model.tokenizer, bos, model.n_ctx)
     n = len(request.prompts)
     columns = {name: np.full(n, np.nan, dtype=np.float32) for name in ("probability", "clean", "corrupt", "rank")}
@@ -232,8 +232,8 @@ def _prepared(
         yield model, encoded, dataset
 
 
-def _bos(model: PatchableModel, config: RunConfig) -> bool:
-    return model.prepend_bos if config.prepend_bos is None else config.prepend_bos
+def _bos(model: PatchableModel, request: CheckRequest | RunConfig) -> bool:
+    return model.prepend_bos if request.prepend_bos is None else request.prepend_bos
 
 
 def _baseline(model: PatchableModel, config: RunConfig, dataset: PromptDataset) -> Baseline:
