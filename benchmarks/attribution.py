@@ -11,6 +11,10 @@ The floor of n sample points is, on the same batch and the same weights,
 
 through the plain Hugging Face model with its default attention (sdpa), no cache, and only the last position's logits.
 TransformerLens has no part in it. Edge attribution patching (EAP) has one point, integrated gradients (IG) has five.
+EAP is also measured with token positions kept apart, and with scores a prompt.
+
+Clean and corrupt prompts are random tokens, different from the first on: the most work there can be. Where a case says
+"same up to 9", they are the same before position 9, as prompts of the IOI preset are, and nothing can score there.
 
 Floor and engine alternate in one process, and the ratio is taken of each neighbouring pair, so that whatever else the
 machine does falls on both. Memory is measured apart, in a fresh process each: on the CPU the growth of the resident set
@@ -21,61 +25,78 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import datetime
 import gc
 import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
-import psutil
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.resident_set import ResidentSet
 from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.mask_gradient import mask_gradient_prune_scores
+from circuit.mask_gradient import prompt_scores, score_edges
+from circuit.method import Method
 from circuit.models import load_model, wrap
 from circuit.patchable import PatchableModel
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4
-POINTS = {"EAP": 1, "IG": IG_SAMPLES + 1}
+POINTS = {"EAP": 1, "IG, 5 points": IG_SAMPLES + 1, "EAP, positions apart": 1, "EAP, per prompt": 1}
+SHAPES = {
+    "GPT-2-small shape": GPT2Config(),
+    "1B Llama shape": LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        vocab_size=128256,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    ),
+}
+"""Models with random weights, since no time depends on them."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a size of batch. Prompts are random tokens, since no time here depends on them."""
+    """A model and a size of batch. The pairs are random tokens, the same before position `same_up_to`."""
 
     model: str
     n_pairs: int
     n_tokens: int
+    same_up_to: int = 0
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.n_pairs} x {self.n_tokens}"
+        same = f", same up to {self.same_up_to}" if self.same_up_to else ""
+        return f"{self.model}, {self.n_pairs} x {self.n_tokens}{same}"
 
     def load(self, device: str, dtype: Precision) -> PatchableModel:
         if self.model == "SmolLM2-135M":
             return load_model("smollm2-135m", device=device, dtype=dtype)
         torch.manual_seed(0)
-        hf_model = AutoModelForCausalLM.from_config(GPT2Config(), attn_implementation="eager")
+        hf_model = AutoModelForCausalLM.from_config(
+            SHAPES[self.model], attn_implementation="eager", dtype=getattr(torch, dtype)
+        )
         with tempfile.TemporaryDirectory() as folder:  # TransformerLens reads a tokenizer from a folder
             words = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
             PreTrainedTokenizerFast(tokenizer_object=words, bos_token="word").save_pretrained(folder)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-            return wrap(hf_model.eval().to(device, getattr(torch, dtype)), tokenizer)
+            return wrap(hf_model.eval().to(device), tokenizer)
 
     def prompts(self, d_vocab: int) -> PromptDataset:
         generator = torch.Generator().manual_seed(0)
@@ -83,27 +104,35 @@ class Case:
         def tokens(*shape: int) -> torch.Tensor:
             return torch.randint(d_vocab, shape, generator=generator)
 
-        shape = (self.n_pairs, self.n_tokens)
-        return PromptDataset(tokens(*shape), tokens(*shape), tokens(self.n_pairs, 1), tokens(self.n_pairs, 1))
+        clean, corrupt = tokens(2, self.n_pairs, self.n_tokens)
+        corrupt[:, : self.same_up_to] = clean[:, : self.same_up_to]
+        return PromptDataset(clean, corrupt, tokens(self.n_pairs, 1), tokens(self.n_pairs, 1))
 
 
 CASES = {
     "smollm2": Case("SmolLM2-135M", 8, 14),
+    "smollm2-ioi": Case("SmolLM2-135M", 8, 14, same_up_to=9),
     "gpt2": Case("GPT-2-small shape", 8, 15),
     "smollm2-32x14": Case("SmolLM2-135M", 32, 14),
     "smollm2-8x128": Case("SmolLM2-135M", 8, 128),
+    "smollm2-1x1024": Case("SmolLM2-135M", 1, 1024),
+    "llama-1b": Case("1B Llama shape", 8, 14),
 }
 
 
-def engine(model: PatchableModel, prompts: PromptDataset, n_points: int) -> None:
-    """The engine's scores of every edge, at one point or at five."""
-    mask_val, samples = (0.0, None) if n_points == 1 else (None, IG_SAMPLES)
+def engine(model: PatchableModel, prompts: PromptDataset, method: str) -> None:
+    """The engine's scores of every edge."""
+    mask_val, samples = (0.0, None) if POINTS[method] == 1 else (None, IG_SAMPLES)
+    if method == "EAP, positions apart":
+        model = model.with_seq_len(prompts.lengths[0])
+    score = prompt_scores if method == "EAP, per prompt" else score_edges
     loader = PromptDataLoader(prompts, batch_size=len(prompts))
-    mask_gradient_prune_scores(model, loader, mask_val=mask_val, integrated_grad_samples=samples)
+    score(model, loader, Method(mask_val=mask_val, integrated_grad_samples=samples))
 
 
-def floor(plain: Any, prompts: PromptDataset, n_points: int) -> None:
+def floor(plain: Any, prompts: PromptDataset, method: str) -> None:
     """The passes that nobody can avoid."""
+    n_points = POINTS[method]
     batch = prompts.batch(range(len(prompts))).to(plain.device)
     with torch.no_grad():
         plain(input_ids=batch.corrupt, use_cache=False, logits_to_keep=1)
@@ -156,22 +185,20 @@ class Row:
         low, middle, high = self.ratios
         megabytes = [f"{n / 1e6:.0f} MB" for n in (self.floor_bytes, self.engine_bytes, self.differences_bytes)]
         seconds = [f"{self.floor_seconds:.3f} s", f"{self.engine_seconds:.3f} s"]
-        points = POINTS[self.method]
-        name = self.method if points == 1 else f"{self.method}, {points} points"
-        return [str(self.case), name, *seconds, f"{middle:.2f} ({low:.2f} - {high:.2f})", *megabytes]
+        return [str(self.case), self.method, *seconds, f"{middle:.2f} ({low:.2f} - {high:.2f})", *megabytes]
 
 
-def measure(case: Case, repeats: int, device: str, dtype: Precision) -> list[Row]:
+def measure(case: Case, methods: Sequence[str], repeats: int, device: str, dtype: Precision) -> list[Row]:
     """A row for each method."""
     model = case.load(device, dtype)
     prompts = case.prompts(model.d_vocab)
     plain = plain_model(model)
     check_same(model, plain, prompts)
     differences = 4 * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
-    times: dict[str, list[tuple[float, float]]] = {method: [] for method in POINTS}
+    times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     for repeat in range(repeats + 1):
-        for method, n_points in POINTS.items():
-            pair = seconds(floor, plain, prompts, n_points), seconds(engine, model, prompts, n_points)
+        for method in methods:
+            pair = seconds(floor, plain, prompts, method), seconds(engine, model, prompts, method)
             if repeat > 0:  # the first warms up
                 times[method].append(pair)
     del model, plain
@@ -223,47 +250,16 @@ def peak_memory(case: Case, name: str, method: str, device: str, dtype: Precisio
     if name == "floor":
         model = plain_model(model)
     run = floor if name == "floor" else engine
-    run(model, Case(case.model, 1, 2).prompts(d_vocab), 1)  # warms up
-    gc.collect()
+    run(model, Case(case.model, 1, 2).prompts(d_vocab), "EAP")  # warms up
     if device == "cuda":
+        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(model, prompts, POINTS[method])
+        run(model, prompts, method)
         return torch.cuda.max_memory_allocated() - before
-    give_back_freed_memory()
     with ResidentSet() as resident:
-        run(model, prompts, POINTS[method])
+        run(model, prompts, method)
     return resident.growth
-
-
-def give_back_freed_memory() -> None:
-    """What loading has freed would otherwise hide what the run takes."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class ResidentSet:
-    """Peak growth of this process's resident set within a `with` block."""
-
-    def __enter__(self) -> ResidentSet:
-        self._process = psutil.Process()
-        self._before = self._peak = self._process.memory_info().rss
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.001):
-            self._peak = max(self._peak, self._process.memory_info().rss)
-
-    @property
-    def growth(self) -> int:
-        return self._peak - self._before
 
 
 def machine(device: str, dtype: Precision) -> str:
@@ -276,18 +272,19 @@ def machine(device: str, dtype: Precision) -> str:
     )
 
 
-def table(rows: list[Row], markdown: bool) -> str:
-    lines = [list(Row.HEADER), *(row.cells() for row in rows)]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    lines = [header, *rows]
     if markdown:
-        lines.insert(1, ["---"] * len(Row.HEADER))
+        lines.insert(1, ["---"] * len(header))
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(Row.HEADER))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=[*CASES, "all"], default=["smollm2", "gpt2"])
+    parser.add_argument("--method", nargs="+", choices=list(POINTS), default=list(POINTS)[:2])
     parser.add_argument("--repeats", type=int, default=11, help="pairs of runs each ratio is the median of")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=get_args(Precision), default="float32")
@@ -295,12 +292,13 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()
     names = list(CASES) if "all" in arguments.case else arguments.case
-    rows = [row for name in names for row in measure(CASES[name], arguments.repeats, arguments.device, arguments.dtype)]
+    options = arguments.method, arguments.repeats, arguments.device, arguments.dtype
+    rows = [row for name in names for row in measure(CASES[name], *options)]
     note = "Memory: peak growth of the resident set in a process of its own, the model not counted."
     if arguments.device == "cuda":
         note = "Memory: peak growth of what PyTorch allocated on the GPU, the model not counted."
     print(f"{machine(arguments.device, arguments.dtype)}; {arguments.repeats} pairs of runs.\n{note}\n")
-    print(table(rows, arguments.markdown))
+    print(table(Row.HEADER, [row.cells() for row in rows], arguments.markdown))
 
 
 if __name__ == "__main__":

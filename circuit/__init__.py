@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuit.dataset import PromptDataLoader, PromptDataset
     from circuit.errors import CircuitError
-    from circuit.faithfulness import run_circuits
     from circuit.graph import EdgeGraph
     from circuit.mask_gradient import (
         PruneScores,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from circuit.method import AblationType, Method, PatchType
     from circuit.models import load_model
     from circuit.patchable import PatchableModel
+    from circuit.patching import run_circuits
     from circuit.progress import terminal_progress
 
 _HOME = {
@@ -43,7 +43,7 @@ _HOME = {
     "edge_attribution_patching_prune_scores": "mask_gradient",
     "load_model": "models",
     "mask_gradient_prune_scores": "mask_gradient",
-    "run_circuits": "faithfulness",
+    "run_circuits": "patching",
     "terminal_progress": "progress",
 }
 

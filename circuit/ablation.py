@@ -3,7 +3,6 @@
     Activations   what every source wrote in one forward pass, and the stream that every destination read
     record        one plain forward pass -> Activations
     Ablation      the ablated Activations for each batch of a dataset, for all seven ablation types
-    Differences   ablated minus current, every source as d_model numbers: the A - C of the algorithm
 
     ablation = Ablation(model, loader, AblationType.RESAMPLE)
     ablated = ablation.of(batch, "corrupt")
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from circuit.dataset import PromptDataLoader, PromptPairBatch
 from circuit.errors import PromptError
+from circuit.memory import by_batch
 from circuit.method import AblationType, CleanCorrupt
 from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Progress
@@ -35,7 +35,8 @@ class Activations:
     """Sources and streams of one forward pass.
 
     A batch or position axis of length 1 stands for all. `attention_stream[i]` and `mlp_stream[i]` are what block i's
-    attention and MLP read before their layer norms, `final_stream` what the final norm reads.
+    attention and MLP read before their layer norms, `final_stream` what the final norm reads. Where nobody needs the
+    blocks' streams these lists are empty.
     """
 
     embedding: Float[Tensor, "batch pos d_model"]
@@ -66,18 +67,24 @@ class Activations:
 
 
 class Recorder:
-    """Hooks that keep what passes: run the model with `hooks`, then take `activations`."""
+    """Hooks that keep what passes: run the model with `hooks`, then take `activations`.
 
-    def __init__(self, model: PatchableModel) -> None:
+    Args:
+        model: The model.
+        streams: Whether to keep the blocks' streams beside the sources.
+    """
+
+    def __init__(self, model: PatchableModel, streams: bool = True) -> None:
         self._kept: dict[str, Tensor] = {}
         self._model = model
         layers = range(model.n_layers)
+        streamed = layers if streams else ()
         self._names = {
             "z": [model.head_output_hook(layer) for layer in layers],
             "mlp": [model.mlp_output_hook(layer) for layer in layers],
-            "attention_stream": [model.attention_hook(layer) for layer in layers],
+            "attention_stream": [model.attention_hook(layer) for layer in streamed],
             # parallel blocks read one stream with both branches
-            "mlp_stream": [model.attention_hook(i) if model.parallel else model.mlp_hook(i) for i in layers],
+            "mlp_stream": [model.attention_hook(i) if model.parallel else model.mlp_hook(i) for i in streamed],
         }
 
     def hook(self, name: str) -> Hook:
@@ -90,9 +97,9 @@ class Recorder:
 
     @property
     def hooks(self) -> list[Hook]:
-        names = {self._model.embedding_hook: None, self._model.final_hook: None}
-        names |= {name: None for group in self._names.values() for name in group}
-        return [self.hook(name) for name in names]
+        names = [name for group in self._names.values() for name in group]
+        ends = [self._model.embedding_hook, self._model.final_hook]
+        return [self.hook(name) for name in dict.fromkeys(names + ends)]
 
     @property
     def activations(self) -> Activations:
@@ -102,9 +109,10 @@ class Recorder:
 
 
 @torch.no_grad()
-def record(model: PatchableModel, batch: PromptPairBatch, which: CleanCorrupt) -> Activations:
-    """Run the clean or corrupt prompts of a batch, which must be on the model's device, and keep what passes."""
-    recorder = Recorder(model)
+def record(model: PatchableModel, batch: PromptPairBatch, which: CleanCorrupt, streams: bool = True) -> Activations:
+    """Run the clean or corrupt prompts of a batch, which must be on the model's device, and keep what passes: sources,
+    and the streams if they are wanted."""
+    recorder = Recorder(model, streams)
     nobody = batch.last[:0]  # no logits are needed, and the unembedding is the largest matrix of a small model
     model.logits(batch.prompts(which), nobody, recorder.hooks)
     return recorder.activations
@@ -115,9 +123,11 @@ class Ablation:
 
     Args:
         model: The model.
-        loader: The prompts. Means over the dataset are computed here, once, from all its batches.
+        loader: The prompts. Means over the dataset are computed here, once, from all its prompts, whichever of them the
+            loader goes through.
         ablation_type: What replaces a source's activation: see `AblationType`.
         progress: Told of each batch that the means over the dataset need.
+        streams: Whether the ablated streams are wanted beside the sources: a mask value other than 0 needs them.
 
     Raises:
         PromptError: Prompts of different lengths where positions are averaged one by one.
@@ -130,21 +140,23 @@ class Ablation:
         loader: PromptDataLoader,
         ablation_type: AblationType,
         progress: Progress | None = None,
+        streams: bool = True,
     ) -> None:
         self.model = model
+        self._streams = streams
         self.type = ablation_type
         self._mean: Activations | None = None
         if ablation_type.averages_positions_apart:
             _check_one_length(loader, ablation_type)
         if ablation_type.averages_dataset:
-            self._mean = _dataset_mean(model, loader, _datasets(ablation_type), progress or Progress())
+            self._mean = _dataset_mean(model, loader, _datasets(ablation_type), progress or Progress(), streams)
         elif ablation_type is AblationType.ZERO:
             self._mean = _zeros(model)
 
     @staticmethod
     def n_passes(loader: PromptDataLoader, ablation_type: AblationType) -> int:
         """Forward passes that computing the means over the dataset takes."""
-        return len(loader) * len(_datasets(ablation_type))
+        return len(loader.of_all_rows()) * len(_datasets(ablation_type))
 
     def of(self, batch: PromptPairBatch, which: CleanCorrupt | None) -> Activations:
         """What replaces the sources of this batch, which must be on the model's device.
@@ -154,13 +166,24 @@ class Ablation:
         if self._mean is not None:
             return self._mean
         assert which is not None
-        activations = record(self.model, batch, which)
+        activations = record(self.model, batch, which, self._streams)
         if self.type is AblationType.BATCH_TOKENWISE_MEAN:
             return activations.map(lambda x: x.mean(0, keepdim=True))
         if self.type is AblationType.BATCH_ALL_TOK_MEAN:
             real = batch.real_positions
             return activations.map(lambda x: x[real].mean(0)[None, None])
         return activations
+
+    def first_position(self, batch: PromptPairBatch, which: CleanCorrupt | None, into: CleanCorrupt = "clean") -> int:
+        """The first position at which the ablated activations can differ from those of the `into` prompts.
+
+        Up to where two prompts are the same, so are all their activations: attention looks back only.
+        """
+        if self.type is not AblationType.RESAMPLE:
+            return 0
+        assert which is not None
+        differs = (batch.prompts(into) != batch.prompts(which)).any(0)
+        return int(differs.int().argmax()) if differs.any() else len(differs)
 
 
 def _datasets(ablation_type: AblationType) -> tuple[CleanCorrupt, ...]:
@@ -173,17 +196,25 @@ def _datasets(ablation_type: AblationType) -> tuple[CleanCorrupt, ...]:
 
 
 def _dataset_mean(
-    model: PatchableModel, loader: PromptDataLoader, which: tuple[CleanCorrupt, ...], progress: Progress
+    model: PatchableModel,
+    loader: PromptDataLoader,
+    which: tuple[CleanCorrupt, ...],
+    progress: Progress,
+    streams: bool,
 ) -> Activations:
-    total: Activations | None = None
-    for batch in loader:
-        batch = batch.to(model.device)
+    def summed(batch: PromptPairBatch) -> Activations:
+        total: Activations | None = None
         for side in which:
             progress.check()
             # summed in float32: half precision would lose the later prompts
-            summed = record(model, batch, side).map(lambda x: x.sum(0, keepdim=True, dtype=torch.float32))
-            total = summed if total is None else total.combine(summed, torch.Tensor.add_)
+            part = record(model, batch, side, streams).map(lambda x: x.sum(0, keepdim=True, dtype=torch.float32))
+            total = part if total is None else total.combine(part, torch.Tensor.add_)
             progress.advance(f"mean of the {side} prompts")
+        return cast(Activations, total)
+
+    total: Activations | None = None
+    for _, part in by_batch(model, loader.of_all_rows(), summed, progress):
+        total = part if total is None else total.combine(part, torch.Tensor.add_)
     n = len(loader.dataset) * len(which)
     return cast(Activations, total).map(lambda x: (x / n).to(model.dtype))
 
@@ -211,37 +242,3 @@ def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> 
                 "token position over the prompts, so all must have the same number of tokens. Use one length, "
                 "or another ablation."
             )
-
-
-class Differences:
-    """Ablated minus current activations of every source, in float32: `values[source]` is a_s - c_s.
-
-    Sources are written in the model's order, each straight into its place, so that a layer's destinations read one
-    contiguous matrix `values[:n_sources]`. The position axis comes before the batch axis: a sum over both is one
-    matrix product, and one product a position needs no copy.
-    """
-
-    def __init__(self, model: PatchableModel, ablated: Activations, batch_size: int, n_pos: int) -> None:
-        self._model = model
-        self._ablated = ablated
-        shape = (model.graph.n_sources, n_pos, batch_size, model.d_model)
-        self.values: Float[Tensor, "n_sources pos batch d_model"] = torch.empty(shape, device=model.device)
-
-    @torch.no_grad()
-    def embedding(self, current: Float[Tensor, "batch pos d_model"]) -> None:
-        self._subtract(0, self._ablated.embedding, current)
-
-    @torch.no_grad()
-    def heads(self, layer: int, z: Float[Tensor, "batch pos n_heads d_head"]) -> None:
-        """Expand the difference of `z`, not z itself: one product through W_O for ablated and current together."""
-        first = self._model.graph.first_head(layer)
-        out = self.values[first : first + self._model.n_heads].flatten(1, 2)
-        difference = (self._ablated.z[layer].float() - z.float()).permute(2, 1, 0, 3)
-        torch.bmm(difference.flatten(1, 2), self._model.weights(layer).W_O.float(), out=out)
-
-    @torch.no_grad()
-    def mlp(self, layer: int, current: Float[Tensor, "batch pos d_model"]) -> None:
-        self._subtract(self._model.graph.first_head(layer) + self._model.n_heads, self._ablated.mlp[layer], current)
-
-    def _subtract(self, source: int, ablated: Tensor, current: Tensor) -> None:
-        torch.sub(ablated.transpose(0, 1).float(), current.transpose(0, 1).float(), out=self.values[source])

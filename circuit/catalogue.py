@@ -1,8 +1,11 @@
 """The models that the app offers: what each is called, where it comes from, and what it is good for.
 
-    CATALOGUE   the models offered by name
-    offered     the catalogue, and what lies in the directory that the server's owner names
-    title_of    what a model is called
+    CATALOGUE      the models that have a name of their own
+    offered        those that the server's owner allows, and what lies in the directory that he names
+    known          all of these, allowed or not
+    is_allowed     whether a visitor may use a model
+    is_here        whether a model can be read without downloading anything
+    title_of       what a model is called
 
     for entry in offered().values():
         print(entry.title, entry.about)
@@ -12,12 +15,13 @@ Nothing here loads a model, or imports torch: that is `circuit.models`.
 
 from __future__ import annotations
 
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
+from circuit.settings import settings
 from circuit.teaching import FOLDER as TEACHING
 
 
@@ -119,16 +123,26 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }  # fmt: skip
 
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""What a model of the Hugging Face hub is called: owner/name."""
+
+
 def offered() -> dict[str, CatalogueEntry]:
-    """What the app offers: the catalogue, and what lies in the directory `EDGESCOPE_MODELS`.
+    """What the app offers: the catalogue, and what lies in the owner's directory `models`; of these what he allows.
 
     Every folder there with a `config.json`, and every GGUF file, is offered under `local/` and its name. Only the
     server's owner can name that directory; a user of the page chooses among what is there.
     """
+    entries, allowed = known(), settings().allowed_models
+    return {key: entry for key, entry in entries.items() if not allowed or key in allowed}
+
+
+def known() -> dict[str, CatalogueEntry]:
+    """What can be loaded by name: more than is offered, where the owner allows some only."""
     entries = dict(CATALOGUE)
-    if directory := os.environ.get("EDGESCOPE_MODELS"):
-        folders = [config.parent for config in Path(directory).glob("*/config.json")]
-        for path in sorted([*folders, *Path(directory).glob("*.gguf")]):
+    if directory := settings().models:
+        folders = [config.parent for config in directory.glob("*/config.json")]
+        for path in sorted([*folders, *directory.glob("*.gguf")]):
             entries[f"{LOCAL}{path.name}"] = CatalogueEntry(
                 f"{LOCAL}{path.name}", path.stem, path, good_for="A local model,"
             )
@@ -136,16 +150,37 @@ def offered() -> dict[str, CatalogueEntry]:
 
 
 def hub_allowed() -> bool:
-    """Whether a user of the page may name any model of the hub: the owner's choice, `EDGESCOPE_ALLOW_HUB=1`."""
-    return os.environ.get("EDGESCOPE_ALLOW_HUB", "") not in ("", "0", "false", "no")
+    """Whether a user of the page may name any model of the hub: the owner's choice."""
+    return settings().allow_hub
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this is the name of a model of the Hugging Face hub: 'owner/name'."""
+    return HUB_ID.fullmatch(name) is not None
+
+
+def is_allowed(key: str) -> bool:
+    """Whether a visitor may use this model: one that is offered, or any of the hub's where the owner allows that."""
+    return key in offered() or (hub_allowed() and is_hub_id(key) and not key.startswith(LOCAL))
+
+
+def is_here(key: str) -> bool:
+    """Whether a model can be read without downloading anything. False for the hub's, which may be in its own cache."""
+    source = entry.source if (entry := known().get(key)) else key
+    return isinstance(source, Path) or (isinstance(source, Wheel) and (cache_folder() / key).exists())
 
 
 def title_of(key: str) -> str:
     """The title of a model that is or was offered, or its key."""
-    entry = offered().get(key)
+    entry = known().get(key)
     return entry.title if entry else key
 
 
 def cache_folder() -> Path:
-    """Where fetched models are kept: `EDGESCOPE_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("EDGESCOPE_CACHE") or platformdirs.user_cache_path("edgescope"))
+    """Where fetched models are kept: the owner's `cache`, or the user's cache folder."""
+    return settings().cache or platformdirs.user_cache_path("edgescope")
+
+
+def runs_folder() -> Path:
+    """Where finished runs and drafts of prompts are kept: the owner's `runs`, or a folder in the cache."""
+    return settings().runs or cache_folder() / "runs"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from circuit.errors import OptionError, PromptError
 
-TokenLists = Tensor | Sequence[Tensor]
+TokenLists = Tensor | Sequence[Tensor] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,22 @@ class AnswerTokens:
 
     def mean(self, values: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         """The mean of `values` over each prompt's answer tokens."""
-        picked = values.gather(-1, self.tokens).masked_fill(~self.real, 0.0)
-        return picked.sum(-1) / self.real.sum(-1)
+        return self.sum(values) / self.real.sum(-1)
+
+    def sum(self, values: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        """The sum of `values` over each prompt's answer tokens."""
+        return self._pick(values, 0.0).sum(-1)
+
+    def largest(self, values: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        """The largest of `values` among each prompt's answer tokens."""
+        return self._pick(values, -torch.inf).amax(-1)
+
+    def smallest(self, values: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        """The smallest of `values` among each prompt's answer tokens."""
+        return self._pick(values, torch.inf).amin(-1)
+
+    def _pick(self, values: Float[Tensor, "batch d_vocab"], padding: float) -> Float[Tensor, "batch n_answers"]:
+        return values.gather(-1, self.tokens).masked_fill(~self.real, padding)
 
     def to(self, device: torch.device) -> AnswerTokens:
         return AnswerTokens(self.tokens.to(device), self.real.to(device))
@@ -172,13 +186,15 @@ class PromptDataLoader:
     Args:
         dataset: The prompts.
         batch_size: Prompts a batch; None lets the model choose by the free memory of its device.
+        rows: The prompts to go through, where others go through the rest: what is computed is then this part's share
+            of the mean over the whole dataset, and the shares of all parts add up to it. None: all.
 
     Raises:
         PromptError: When the dataset is empty.
         OptionError: When the batch size is not a whole number of 1 or more.
     """
 
-    def __init__(self, dataset: PromptDataset, batch_size: int | None = None) -> None:
+    def __init__(self, dataset: PromptDataset, batch_size: int | None = None, rows: range | None = None) -> None:
         if len(dataset) == 0:
             raise PromptError("There are no prompts: enter at least one pair.")
         whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
@@ -186,19 +202,24 @@ class PromptDataLoader:
             raise OptionError(f"batch_size must be a whole number of 1 or more, and is {batch_size!r}.")
         self.dataset = dataset
         self.batch_size = batch_size
+        self.rows = range(len(dataset)) if rows is None else rows
 
     def __len__(self) -> int:
         """The number of batches (1 where the batch size is left open)."""
-        return -(-len(self.dataset) // (self.batch_size or len(self.dataset)))
+        return -(-len(self.rows) // (self.batch_size or max(len(self.rows), 1)))
 
     def __iter__(self) -> Iterator[PromptPairBatch]:
-        size = self.batch_size or len(self.dataset)
-        for start in range(0, len(self.dataset), size):
-            yield self.dataset.batch(range(start, min(start + size, len(self.dataset))))
+        size = self.batch_size or max(len(self.rows), 1)
+        for start in range(0, len(self.rows), size):
+            yield self.dataset.batch(self.rows[start : start + size])
 
     def with_batch_size(self, batch_size: int) -> PromptDataLoader:
         """The same prompts in batches of another size."""
-        return PromptDataLoader(self.dataset, batch_size)
+        return PromptDataLoader(self.dataset, batch_size, self.rows)
+
+    def of_all_rows(self) -> PromptDataLoader:
+        """All prompts of the dataset, in batches of this size."""
+        return PromptDataLoader(self.dataset, self.batch_size)
 
 
 def _token_lists(name: str, tokens: TokenLists) -> list[Tensor]:

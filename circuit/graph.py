@@ -17,7 +17,7 @@ each head's query, key and value input being a destination of its own. Nothing h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -178,6 +178,16 @@ class EdgeGraph:
         position = "" if self.seq_len is None else f" @{self.edge_position[edge]}"
         return f"{source}->{destination}{position}"
 
+    def edge_label(self, edge: int) -> str:
+        """The edge's name for reading, with an arrow."""
+        return self.edge_name(edge).replace("->", " → ")
+
+    def check_edges(self, edges: Iterable[int]) -> None:
+        """Raise `OptionError` at the first number that is no edge's."""
+        for edge in edges:
+            if not 0 <= edge < self.n_edges:
+                raise OptionError(f"There is no edge {edge}: the edges of this model are 0 to {self.n_edges - 1}.")
+
     # --- score tensors -----------------------------------------------------------------------------------------
 
     def shape(self, block: ScoreBlock) -> tuple[int, ...]:
@@ -207,13 +217,14 @@ class EdgeGraph:
         return np.concatenate(parts)
 
     def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """The inverse of `flatten`: views of one array by module name, of any dtype."""
-        return {
-            block.module: flat[block.first_edge : block.first_edge + int(np.prod(self.shape(block)))].reshape(
-                self.shape(block)
-            )
-            for block in self.blocks
-        }
+        """The inverse of `flatten`: views of one array by module name, of any dtype. Axes before the edges' stay."""
+
+        def view(block: ScoreBlock) -> np.ndarray:
+            shape = self.shape(block)
+            part = flat[..., block.first_edge : block.first_edge + int(np.prod(shape))]
+            return part.reshape(*flat.shape[:-1], *shape)
+
+        return {block.module: view(block) for block in self.blocks}
 
     def to_dict(self) -> dict[str, Any]:
         """The shape as plain values, for JSON: `EdgeGraph(**graph.to_dict())` is the same graph."""

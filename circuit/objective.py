@@ -2,8 +2,11 @@
 
     token_values    logit | prob | logprob | logit_exp
     answer_values   avg_diff | avg_val | mse: one number a prompt, larger is better at the task
+    prompt_values   both: logits in, one number a prompt out
     loss            minus the answer value, so that a positive score means that ablating the edge hurts
     check_answers   whether every prompt has the answers that an answer function needs
+    is_right        whether the right answers come out ahead, a prompt
+    probability     of the right answers together, a prompt
 
 As in AutoCircuit, `logit_exp` divides by the sum of exponentials held constant, so its gradient does not vanish where
 the answer's probability is near 1.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,6 +65,16 @@ def answer_values(
     return answers.mean(values) - batch.wrong_answers.mean(values)
 
 
+def prompt_values(
+    logits: Float[Tensor, "batch d_vocab"],
+    batch: PromptPairBatch,
+    grad_function: GradFunction,
+    answer_function: AnswerFunction,
+) -> Float[Tensor, " batch"]:
+    """The answer value of every prompt, from its logits."""
+    return answer_values(token_values(logits, grad_function), batch, answer_function)
+
+
 def loss(
     logits: Float[Tensor, "batch d_vocab"],
     batch: PromptPairBatch,
@@ -68,7 +82,28 @@ def loss(
     answer_function: AnswerFunction,
 ) -> Float[Tensor, ""]:
     """The sum over prompts of minus the answer value, so that each prompt's gradient stands for itself."""
-    return -answer_values(token_values(logits, grad_function), batch, answer_function).sum()
+    return -prompt_values(logits, batch, grad_function, answer_function).sum()
+
+
+def is_right(logits: Float[Tensor, "batch d_vocab"], batch: PromptPairBatch) -> Float[Tensor, " batch"]:
+    """1 where every right answer is above every wrong one, 0 where not, NaN where there is no wrong answer."""
+    answers, wrong = _answer_tokens(batch), batch.wrong_answers
+    if wrong.tokens.shape[1] == 0:
+        return torch.full((len(batch),), torch.nan, device=logits.device)
+    logits = logits.float()
+    ahead = answers.smallest(logits) > wrong.largest(logits)
+    return ahead.float().masked_fill(~wrong.real.any(-1), torch.nan)
+
+
+def probability(logits: Float[Tensor, "batch d_vocab"], batch: PromptPairBatch) -> Float[Tensor, " batch"]:
+    """The probability of the right answers together."""
+    return _answer_tokens(batch).sum(logits.float().softmax(-1))
+
+
+def _answer_tokens(batch: PromptPairBatch) -> AnswerTokens:
+    if not isinstance(batch.answers, AnswerTokens):
+        raise PromptError("The answers are a target over the vocabulary, so none is right: give answer tokens.")
+    return batch.answers
 
 
 def check_answers(dataset: PromptDataset, answer_function: AnswerFunction) -> None:

@@ -16,13 +16,14 @@ does not hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
 from circuit.errors import ModelError, PromptError
 from circuit.graph import EdgeGraph
@@ -110,6 +111,7 @@ class PatchableModel:
             raise ModelError(f"seq_len must be the number of tokens of the prompts, and is {seq_len}.")
         self.bridge = bridge.eval()
         self.seq_len = seq_len
+        self._weights: dict[int, LayerWeights] = {}
         cfg = bridge.cfg
         self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
         self.n_layers: int = cfg.n_layers
@@ -155,10 +157,12 @@ class PatchableModel:
         return PatchableModel(self.bridge, seq_len, self.prepend_bos)
 
     def weights(self, layer: int) -> LayerWeights:
-        """Views of the attention weights of a block, by head."""
-        attention = self.bridge.blocks[layer].attn
-        named: dict[str, Any] = {name: getattr(attention, name, None) for name in LayerWeights._fields}
-        return LayerWeights(**named)
+        """Views of the attention weights of a block, by head. Gradients do not reach them."""
+        if layer not in self._weights:  # making the views takes as long as a small matrix product
+            attention = self.bridge.blocks[layer].attn
+            found = (getattr(attention, name, None) for name in LayerWeights._fields)
+            self._weights[layer] = LayerWeights(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
+        return self._weights[layer]
 
     def attention_norm(self, layer: int) -> Any:
         """The layer norm before the attention of a block."""
@@ -200,18 +204,45 @@ class PatchableModel:
         tokens: Int[Tensor, "batch pos"],
         last: Int[Tensor, " batch"],
         hooks: Iterable[Hook] = (),
+        *,
+        fused_attention: bool = True,
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after each prompt's last token, in the model's own precision.
 
         Only these are computed: the other positions are cut away before the unembedding, which would otherwise cost
-        more than the blocks of a small model.
+        more than the blocks of a small model. Hooks on attention scores and patterns need `fused_attention=False`.
         """
 
         def keep_last(x: Tensor, hook: object) -> Tensor:
             return x[torch.arange(len(last), device=x.device), last].unsqueeze(1)
 
-        with self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
+        attention = self._fused_attention() if fused_attention else nullcontext()
+        with attention, self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
+
+    @contextmanager
+    def _fused_attention(self) -> Iterator[None]:
+        """Hugging Face's own attention with its fused kernel (sdpa) instead of TransformerLens's, which forms the
+        scores and patterns that nobody reads here, and repeats keys and values for each head.
+
+        The projections before and after it are the bridge's either way, and their hooks fire. Where queries, keys and
+        values are one joint projection (GPT-2, GPT-NeoX), only TransformerLens tells them apart: its attention stays.
+        """
+        config = self.bridge.original_model.config
+        before = config._attn_implementation
+        attentions = [block.attn for block in self.bridge.blocks]
+        replaced: list[Any] = [each for each in attentions if isinstance(each, PositionEmbeddingsAttentionBridge)]
+        try:
+            for attention in replaced:
+                # past the bridge's own __setattr__, which would set it on the original
+                object.__setattr__(attention, "forward", attention.original_component.forward)
+            if replaced:
+                config._attn_implementation = "sdpa"
+            yield
+        finally:
+            config._attn_implementation = before
+            for attention in replaced:
+                vars(attention).pop("forward", None)
 
     @contextmanager
     def activations_only(self) -> Iterator[None]:

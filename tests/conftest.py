@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+settings.register_profile("edgescope", deadline=None)  # how busy the machine is says nothing about the code
+settings.load_profile("edgescope")
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Runs are written, and local models looked for, in temporary folders; workers inherit them."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESCOPE_SETTINGS", os.devnull)  # not those of whoever runs the tests
         patch.setenv("EDGESCOPE_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.setenv("EDGESCOPE_MODELS", str(tmp_path_factory.mktemp("models")))
         yield

@@ -18,13 +18,14 @@ from circuit.ablation import Ablation
 from circuit.catalogue import cache_folder
 from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.errors import JobCancelled, NumericalError, OptionError, PromptError
-from circuit.faithfulness import masked_logits
 from circuit.mask_gradient import edge_attribution_patching_prune_scores, mask_gradient_prune_scores
 from circuit.method import AblationType
 from circuit.models import wrap
 from circuit.objective import loss
 from circuit.patchable import PatchableModel
-from circuit.prompts import PRESETS, PromptSet, encode
+from circuit.patching import masked_logits
+from circuit.presets import PRESETS
+from circuit.prompts import PromptSet, encode
 from tests.slow_model import (
     Prompts,
     Scores,
@@ -511,7 +512,7 @@ def test_a_score_that_is_not_finite_is_an_error_that_says_where_and_what_to_try(
     for words in (
         "not finite",
         "blocks.",
-        "batch 1 of 2",
+        "prompts 1 to 3 of 5",
         "mask value 0.5",
         "float16 overflows",
         "bfloat16 or float32",

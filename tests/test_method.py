@@ -107,7 +107,10 @@ def test_numbers_are_autocircuits() -> None:
     assert [patch.name for patch in PatchType] == ["EDGE_PATCH", "TREE_PATCH"]
 
 
-@pytest.mark.parametrize("module", ["errors", "method", "graph", "pruning", "progress"])
+@pytest.mark.parametrize(
+    "module",
+    ["errors", "method", "graph", "pruning", "progress", "run_library", "links", "comparison", "model_identity"],
+)
 def test_what_the_web_process_uses_does_not_import_torch(module: str) -> None:
     script = f"import sys, circuit.{module}; sys.exit(sum(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

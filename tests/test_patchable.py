@@ -13,8 +13,8 @@ from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.errors import ModelError, PromptError
 from circuit.mask_gradient import mask_gradient_prune_scores
 from circuit.memory import automatic_batch_size, bytes_per_prompt, free_memory
-from circuit.patchable import SUPPORTED, PatchableModel, check_supported
-from tests.small_models import ARCHITECTURES, D_VOCAB, random_hf_model, random_model, shared_model
+from circuit.patchable import SUPPORTED, Hook, PatchableModel, check_supported
+from tests.small_models import ARCHITECTURES, D_VOCAB, VARIANTS, random_hf_model, random_model, shared_model
 
 TOKENS = torch.arange(12).view(2, 6)
 
@@ -185,3 +185,31 @@ def test_a_batch_size_left_open_is_chosen_and_changes_nothing(monkeypatch: pytes
 def test_parameters_are_counted_as_hugging_face_counts_them() -> None:
     for name in ("gpt2", "gpt_neox", "llama"):
         assert random_model(name).n_parameters == random_hf_model(name).num_parameters()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_attention_computes_the_same_and_leaves_nothing_behind(variant: str) -> None:
+    model = shared_model(variant)
+    generator = torch.Generator().manual_seed(5)
+    tokens, last = torch.randint(0, D_VOCAB, (3, 9), generator=generator), torch.tensor([8, 4, 8])
+    config = model.bridge.original_model.config
+    seen: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
+
+    def keep(into: dict[str, torch.Tensor], name: str) -> Hook:
+        def hook(x: torch.Tensor, hook: object) -> None:
+            into[name] = x
+
+        return name, hook
+
+    logits = {}
+    for fused, kept in seen.items():
+        names = [*model.head_input_hooks(1 % model.n_layers), model.head_output_hook(0)]
+        hooks = [keep(kept, name) for name in names]
+        with torch.no_grad():
+            logits[fused] = model.logits(tokens, last, hooks, fused_attention=fused)
+        assert config._attn_implementation == "eager"
+        assert not any("forward" in vars(block.attn) for block in model.bridge.blocks)
+    torch.testing.assert_close(logits[True], logits[False], rtol=1e-4, atol=1e-5)
+    assert list(seen[True]) == list(seen[False])
+    for name, x in seen[False].items():
+        torch.testing.assert_close(seen[True][name], x, rtol=1e-4, atol=1e-5)
