@@ -1,20 +1,20 @@
-"""Choose a model, enter prompt pairs, and see at once whether the model does the task on them."""
+"""Choose a model, enter prompt pairs, and see at once whether they make sense and whether the model does the task."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
-import pandas as pd
 import streamlit as st
 
-from circuit.catalogue import hub_allowed, offered, title_of
+from circuit.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
 from circuit.models import ModelCard
-from circuit.prompts import PRESETS, presets_for, visible
-from circuit.tasks import CheckRequest, ModelRequest, PromptReport, check_prompts, describe_model
-from circuit.ui import job_panel, page, session
-from circuit.ui.prompt_table import from_table, to_table
+from circuit.prompt_files import FORMATS, write
+from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
+from circuit.ui import job_panel, page, prompt_report, prompt_sources, session, tokens
+from circuit.ui.prompt_table import NEW, NUMBER, from_table, to_table, wants_numbers
 
 page.begin(
     "1 · Prompts",
@@ -26,33 +26,49 @@ page.begin(
 def choose_model() -> None:
     models = offered()
     keys = list(dict.fromkeys([*models, session.model_key()]))
-    choice, load = st.columns([3, 1], vertical_alignment="bottom")
+    choice, load = st.columns([3, 1.4], vertical_alignment="bottom")
     key = choice.selectbox(
         "Model",
         keys,
         index=keys.index(session.model_key()),
         format_func=title_of,
-        help="Weights are fetched the first time a model is used, and kept.",
+        help="Whose edges are scored. The teaching model answers at once and is good to learn with; take a real one "
+        "for real questions. Weights are fetched the first time a model is used, and kept.",
     )
     if hub_allowed():
         named = st.text_input(
-            "Or any model of the Hugging Face hub", placeholder="owner/name", help="Its architecture must be supported."
+            "Or any model of the Hugging Face hub",
+            placeholder="owner/name",
+            help="For models that are not in the list, such as `roneneldan/TinyStories-33M`. The page says so if an "
+            "architecture is not supported.",
         ).strip()
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", named):
+        if is_hub_id(named):
             key = named
         elif named:
             st.error(f"'{named}' is no hub id: those look like 'owner/name'.")
-    st.session_state["model"] = key
-    busy = job_panel.running("load") is not None
-    if load.button("Load", key="load-model", width="stretch", disabled=busy, help="Fetch it now, and see its size."):
-        job_panel.start("load", describe_model, ModelRequest(key), title=f"Loading {title_of(key)}")
+    if key != session.model_key():
+        st.session_state["model"] = key
+        st.rerun()  # the sidebar stands above
+    entry, known = models.get(key), key in session.cards()
+    label = "Load model" if entry is None or is_here(key) or not entry.download else f"Download ({entry.download} MB)"
+    slot = f"load-{key}"
+    busy = job_panel.running(slot) is not None
+    if load.button(
+        "Loaded" if known else label,
+        key="load-model",
+        width="stretch",
+        disabled=busy or known,
+        help="Brings the model into memory now, and shows its size. Checking and running do so by themselves.",
+    ):
+        job_panel.start(slot, describe_model, ModelRequest(key), title=f"Loading {title_of(key)}")
         st.rerun()
-    if (card := job_panel.follow("load")) is not None:
+    if (card := job_panel.follow(slot, in_address=True)) is not None:
         session.cards()[key] = card
-    if key in session.cards():
+        st.rerun()
+    if known:
         show_card(session.cards()[key])
-    elif key in models:
-        st.caption(models[key].about)
+    elif entry is not None:
+        st.caption(entry.about)
 
 
 def show_card(card: ModelCard) -> None:
@@ -63,174 +79,146 @@ def show_card(card: ModelCard) -> None:
     )
 
 
-def choose_preset() -> None:
-    choice, load = st.columns([3, 1], vertical_alignment="bottom")
-    model = session.model_key()
-    key = choice.selectbox(
-        "Preset",
-        list(presets_for(model)),
-        format_func=lambda key: PRESETS[key].title + (" · suits this model" if model in PRESETS[key].suits else ""),
-        key="preset",
-    )
-    if load.button("Use", key="load-preset", width="stretch", help="Replaces the table below."):
-        session.set_prompts(PRESETS[key].prompts)
-        st.rerun()
-    st.caption(PRESETS[key].about)
-
-
-EDITED = " (edited)"
-
-
 def edit() -> None:
     """The table. What was typed is taken over at each run of the script, so no page switch loses it."""
-    table_key = f"table-{st.session_state.get('prompt_table', 0)}"
-    if table_key not in st.session_state or "prompt_base" not in st.session_state:
+    version = st.session_state.get("prompt_table", 0)
+    if f"table-{version}" not in st.session_state or "prompt_base" not in st.session_state:
         st.session_state["prompt_base"] = to_table(session.prompts())
     edited = st.data_editor(
         st.session_state["prompt_base"],
-        key=table_key,
+        key=f"table-{version}",
         num_rows="dynamic",
-        hide_index=False,
-        height=280,
+        hide_index=True,
+        height=248,
         column_config={
-            "clean": st.column_config.TextColumn("Clean prompt", width=350),
-            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=350),
-            "answers": st.column_config.TextColumn("Right", width=90, help="Several answers are separated by |"),
-            "wrong answers": st.column_config.TextColumn("Wrong", width=90, help="Several answers are separated by |"),
+            NUMBER: st.column_config.TextColumn("Row", width=50, disabled=True, default=NEW),
+            "clean": st.column_config.TextColumn("Clean prompt", width=330),
+            "corrupt": st.column_config.TextColumn("Corrupt prompt", width=330),
+            "answers": st.column_config.TextColumn("Right", width=110, help="Several answers are separated by |"),
+            "wrong answers": st.column_config.TextColumn("Wrong", width=110, help="Several answers are separated by |"),
         },
+        placeholder="",
     )
-    before = session.prompts()
-    after = from_table(edited, before.name)
-    if after.pairs != before.pairs:  # captions must not call other prompts by a preset's name
-        st.session_state["prompts"] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
+    after = from_table(edited, session.prompts())
+    if wants_numbers(edited):
+        session.take_edit(after, start_over=True)
+        st.rerun()
+    if after.pairs != session.prompts().pairs:
+        session.take_edit(after)
+        st.rerun()  # the sidebar stands above, and has counted already
 
 
-left, right = st.columns(2)
+def below_the_table() -> None:
+    words, back, download = st.columns([5, 1.7, 1.3], vertical_alignment="center")
+    words.caption(
+        "An answer is one token, usually with a leading space; several are separated by `|`. Rows can be pasted from a "
+        "spreadsheet. A space typed first only opens a cell: type it twice."
+    )
+    former = session.former_prompts()
+    if former is not None and back.button(
+        f"Bring back {len(former)} pair{'s' if len(former) != 1 else ''}",
+        width="stretch",
+        icon=":material/undo:",
+        help=f"What was in the table before: {former.name}.",
+    ):
+        session.replace_prompts(former)
+    prompts = session.prompts()
+    with download.popover(
+        "Download",
+        width="stretch",
+        help="The table as a file, to keep or to pass on.",
+        icon=":material/download:",
+        disabled=not len(prompts),
+    ):
+        for kind, each in FORMATS.items():
+            name = re.sub(r"[^\w.-]+", "_", prompts.name).strip("_") or "prompts"
+            st.download_button(
+                each.title,
+                partial(write, prompts, kind),
+                f"{name}.{kind}",
+                each.mime,
+                on_click="ignore",
+                width="stretch",
+                help="All pairs of the table. 'File' and 'Paste' above read it back.",
+            )
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+left, right = st.columns(2, gap="medium")
 with left:
     choose_model()
 with right:
-    choose_preset()
+    source = prompt_sources.choose_source()
+    if source != "Template":
+        prompt_sources.draw_source(source)
+if source == "Template":  # wants the page's whole width
+    prompt_sources.draw_source(source)
 edit()
-st.caption(
-    "An answer is one token, usually with a leading space (` Mary`); several are separated by `|`. Paste rows from a "
-    "spreadsheet, or add them at the bottom. Clean and corrupt need the same number of tokens."
-)
+below_the_table()
 
-request = CheckRequest(session.model_key(), session.prompts(), prepend_bos=session.prepend_bos())
-actions = st.columns([1, 1, 3], vertical_alignment="bottom")
-with actions[0]:
-    busy = job_panel.running("check") is not None
-    if st.button("Check prompts", width="stretch", disabled=busy or not len(session.prompts()), icon=":material/rule:"):
-        st.session_state["checking"] = request
-        job_panel.start("check", check_prompts, request, title="Checking the prompts")
-        st.rerun()
-with actions[1]:
-    page.next_step(page.ATTRIBUTE, "Continue")
-with actions[2]:
+words = tokens.tokenizer()
+checked = tokens.encoded(words) if words is not None and len(session.prompts()) else None
+settings = st.columns([1.3, 1, 1.6, 1.2], vertical_alignment="bottom")
+with settings[3]:
+    grad = session.choose_grad_function(
+        "What is read off the model's output for the differences below; 2 · Attribute uses the same. Logits are the "
+        "usual choice."
+    )
+with settings[2]:
     st.selectbox(
         "BOS token before each prompt",
-        ["As the tokenizer does", "Yes", "No"],
+        session.BOS_CHOICES,
         key="bos",
         persist_state="session",
-        help="Some models were trained with a beginning-of-sequence token before every text, others never saw one.",
+        help="Some models were trained with a beginning-of-sequence token before every text, others never saw one. "
+        "Leave it to the tokenizer unless you compare with a result that did otherwise.",
     )
+request = CheckRequest(
+    session.model_key(),
+    session.prompts(),
+    st.session_state.get("dtype", "auto"),
+    st.session_state.get("device", "auto"),
+    session.prepend_bos(),
+    grad,
+)
+measured = prompt_report.results_for(request)
+usable = checked.usable if checked is not None else range(len(session.prompts()))
+missing = tuple(dict.fromkeys(pair for row in usable if (pair := session.prompts().pairs[row]) not in measured))
+with settings[0]:
+    busy = job_panel.running("check") is not None
+    done = (
+        "All pairs have been checked."
+        if usable and not missing
+        else "One forward pass on every clean and corrupt prompt."
+    )
+    wanted = replace(request, prompts=replace(session.prompts(), pairs=missing))
+    if st.button("Check prompts", width="stretch", disabled=busy or not missing, icon=":material/rule:", help=done):
+        job_panel.start("check", check_prompts, wanted, title=f"Checking {len(missing)} pairs")
+        st.rerun()
+with settings[1]:
+    page.next_step(page.ATTRIBUTE, "Continue")
 
-if (answer := job_panel.follow("check")) is not None:
-    st.session_state["prompt_report"] = (st.session_state["checking"], answer)
-    session.cards()[st.session_state["checking"].model] = answer.card
+if (report := job_panel.follow("check", in_address=True, now=wanted)) is not None:
+    prompt_report.take(report)
     st.rerun()
 
-
-def show(checked: CheckRequest, report: PromptReport) -> None:
-    n, used = len(checked.prompts), len(checked.prompts) - len(report.problems)
-    title = title_of(checked.model)
-    st.subheader(f"{used} of {n} pairs can be used", anchor=False)
-    if checked != request:
-        st.warning("The table, the model or the BOS choice has changed since this check: check again.")
-    for row, problems in list(report.problems.items())[:8]:
-        for problem in problems:
-            st.error(f"Row {row + 1}: {problem}", icon=":material/block:")
-    if len(report.problems) > 8:
-        st.error(f"… and {len(report.problems) - 8} more rows: see the table.")
-    if report.adapted:
-        read = ", ".join(f"'{visible(answer)}' as '{as_}'" for answer, as_ in list(report.adapted.items())[:5])
-        st.info(f"Answers were read without their leading space, since only so they are one token of {title}: {read}.")
-    without = [row + 1 for row, pair in enumerate(checked.prompts.pairs) if not pair.wrong_answers]
-    if without and used:
-        st.info(
-            f"Row {', '.join(map(str, without[:8]))}{' …' if len(without) > 8 else ''}: no wrong answer, so the answer "
-            "function avg_diff cannot be used; avg_val and mse can."
-        )
-    if not used:
-        return
-    clean, corrupt = report.difference_clean, report.difference_corrupt
-    first = np.nanmean(report.rank == 1) * n / used
-    cells = st.columns(4)
-    cells[0].metric("First choice is a right answer", f"{first:.0%}", help=f"Of {used} clean prompts, {title}.")
-    cells[1].metric("Mean P(right answers)", f"{np.nanmean(report.probability):.2f}", help="After the clean prompt.")
-    if np.isfinite(clean).any():
-        cells[2].metric(
-            "Logit difference, clean",
-            f"{np.nanmean(clean):+.2f}",
-            help="Mean logit of the right answers minus that of the wrong ones, averaged over the pairs.",
-        )
-        cells[3].metric(
-            "Logit difference, corrupt",
-            f"{np.nanmean(corrupt):+.2f}",
-            help="The same, after the corrupt prompt. It should be much lower.",
-        )
-        verdict(clean, corrupt)
-    rows = pd.DataFrame(
-        {
-            "clean prompt": [pair.clean for pair in checked.prompts.pairs],
-            "right": [visible(" | ".join(pair.answers)) for pair in checked.prompts.pairs],
-            "P(right)": report.probability,
-            "rank": report.rank,
-            "difference clean": clean,
-            "difference corrupt": corrupt,
-            "model's first choices": [
-                ", ".join(f"{visible(token)} {share:.0%}" for token, share in top[:3]) for top in report.top_tokens
-            ],
-            "tokens": [len(tokens) for tokens in report.clean_tokens],
-            "problem": [" ".join(report.problems.get(row, [])) for row in range(n)],
-        },
-        index=pd.RangeIndex(1, n + 1, name="row"),
-    )
-    st.dataframe(
-        rows if report.problems else rows.drop(columns="problem"),
-        height=320,
-        column_config={
-            "P(right)": st.column_config.ProgressColumn(format="%.2f", min_value=0, max_value=1),
-            "difference clean": st.column_config.NumberColumn(format="%+.2f"),
-            "difference corrupt": st.column_config.NumberColumn(format="%+.2f"),
-            "rank": st.column_config.NumberColumn(
-                format="%d", help="Rank of the best right answer; 1 is first choice."
-            ),
-        },
-    )
-    bos = "with" if report.prepend_bos else "without"
-    st.caption(f"{title}, {report.card.dtype}, {used} pairs, {bos} a BOS token; logits after the last token.")
-
-
-def verdict(clean: np.ndarray, corrupt: np.ndarray) -> None:
-    """One sentence on whether attribution on these prompts would mean anything."""
-    wrong = int(np.nansum(clean <= 0))
-    unmoved = int(np.nansum(clean - corrupt <= 0))
-    n = int(np.isfinite(clean).sum())
-    if np.nanmean(clean) <= 0:
-        st.error("The model does not do this task: on average it prefers the wrong answers after the clean prompts.")
-    elif np.nanmean(clean - corrupt) <= 0.1 * abs(np.nanmean(clean)):
-        st.error("Corrupting hardly changes the answer, so edge scores would measure nothing.")
-    elif wrong or unmoved:
-        st.warning(
-            f"The model does the task on average. On {wrong} of {n} pairs it prefers a wrong answer, and on {unmoved} "
-            "corrupting does not lower the difference: consider leaving those out."
-        )
-    else:
-        st.success(
-            f"The model prefers right over wrong on all {n} pairs, and corrupting lowers the difference on all of them."
-        )
-
-
-if "prompt_report" in st.session_state:
-    show(*st.session_state["prompt_report"])
+if checked is not None and words is not None:
+    prompt_report.show_checks(checked, words)
+    pairs = session.prompts().pairs
+    results = {row: measured[pairs[row]] for row in checked.usable if pairs[row] in measured}
+    if results:
+        prompt_report.show_summary(results, len(checked.usable), grad)
+    plot, one = st.columns([1, 1.25], gap="medium")
+    with plot:
+        if any(math.isfinite(result.drop) for result in results.values()):
+            prompt_report.show_plot(results, grad, len(pairs))
+        else:
+            st.caption("A point for every pair is drawn here once the prompts are checked.")
+    with one:
+        prompt_report.show_row(checked, words, results)
+    prompt_report.show_table(checked, results)
+elif not len(session.prompts()):
+    st.info("The table is empty: type a pair into it, or start from a preset, a template, a paste or a file above.")
+elif words is None and not is_here(session.model_key()):
+    st.info("Tokens and checks are shown here once the model has been loaded.")

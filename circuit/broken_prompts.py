@@ -1,0 +1,264 @@
+"""Prompt sets with one thing wrong, to learn from: what the checks say of each, and what would happen without them.
+
+    Broken              one such set, beside the set as it should be
+    BROKEN              all of them, by key
+    careless_dataset    a set as tokens, by somebody who has not looked at it
+    careless_scores     a job: scores of the set as it should be, and of the broken one -> Careless
+
+Somebody careless feeds the model whatever can be fed: the shorter prompt of a pair is padded at its front, and an
+answer of several tokens is read as its first. Nothing is imported here that needs torch, but inside the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from circuit.graph import EdgeGraph
+from circuit.method import Method
+from circuit.presets import PRESETS
+from circuit.progress import Cancelled, Report
+from circuit.prompt_checks import check_pair
+from circuit.prompts import PromptPair, PromptSet
+from circuit.pruning import top_edges
+from circuit.tasks import models, never, silent
+from circuit.teaching.tasks import PLACES
+from circuit.tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    from circuit.dataset import PromptDataset
+
+_N = 8
+"""Pairs in a set."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A prompt set with one thing wrong."""
+
+    title: str
+    why: str
+    """What it does to the scores where nobody notices, and why."""
+    prompts: PromptSet
+    right: PromptSet
+    """The set as it should be."""
+    caught_by: str
+    """The kind of finding that says so (`circuit.prompt_checks.KINDS`), or words of the verdict (`circuit.sanity`)."""
+    model: str = "teaching"
+
+
+def _first(preset: str, n: int = _N) -> PromptSet:
+    return PromptSet("As it should be", PRESETS[preset].prompts.pairs[:n])
+
+
+_IOI, _YEARS, _SMOL = _first("teaching-ioi"), _first("teaching-greater-than"), _first("ioi", 4)
+
+
+def _broken(what: str, change: Callable[[PromptPair], PromptPair], right: PromptSet = _IOI) -> PromptSet:
+    return PromptSet(f"Broken on purpose: {what}", tuple(map(change, right.pairs)))
+
+
+# --- what is done to a pair ----------------------------------------------------------------------------------------
+
+
+def _longer(pair: PromptPair) -> PromptPair:
+    return replace(pair, corrupt=pair.corrupt.replace(" the ", " the old ", 1))
+
+
+def _whole_year(pair: PromptPair) -> PromptPair:
+    """The century moves from the prompt into the answers, of which one is left a side."""
+    century = pair.clean[-2:]
+    answers, wrong = ((f" {century}{texts[0].strip()}",) for texts in (pair.answers, pair.wrong_answers))
+    return PromptPair(pair.clean[:-3], pair.corrupt[:-3], answers, wrong)
+
+
+def _bare(pair: PromptPair) -> PromptPair:
+    strip = tuple(answer.strip() for answer in pair.answers), tuple(answer.strip() for answer in pair.wrong_answers)
+    return PromptPair(pair.clean, pair.corrupt, *strip)
+
+
+def _other_place(pair: PromptPair) -> PromptPair:
+    """Corrupted is something that the answer does not depend on."""
+    place = next(place for place in PLACES if f" {place}" in pair.clean)
+    other = PLACES[(PLACES.index(place) + 1) % len(PLACES)]
+    return replace(pair, corrupt=pair.clean.replace(f" {place}", f" {other}"))
+
+
+def _unknown_names(pair: PromptPair) -> PromptPair:
+    (right,), (wrong,) = pair.answers, pair.wrong_answers
+
+    def renamed(text: str) -> str:
+        return text.replace(right.strip(), "Zoe").replace(wrong.strip(), "Liam")
+
+    return PromptPair(renamed(pair.clean), renamed(pair.corrupt), (" Zoe",), (" Liam",))
+
+
+def _second_gift(pair: PromptPair) -> PromptPair:
+    """A second gift, back again: the teaching model has seen one a text."""
+    (right,), (wrong,) = pair.answers, pair.wrong_answers
+    clean, corrupt = (
+        f"{text}{receiver} and then{receiver} gave a book to"
+        for text, receiver in ((pair.clean, right), (pair.corrupt, wrong))
+    )
+    return PromptPair(clean, corrupt, pair.wrong_answers, pair.answers)
+
+
+def _one_often(pair: PromptPair) -> PromptPair:
+    """All but the first two are the same pair."""
+    return pair if pair in _IOI.pairs[:2] else _IOI.pairs[2]
+
+
+BROKEN: dict[str, Broken] = {
+    "length": Broken(
+        "Clean and corrupt differ in length",
+        "Activations are compared position by position. With the shorter prompt padded at its front, the words before "
+        "the change stand opposite other words, and edges score for that.",
+        _broken("lengths differ", _longer),
+        _IOI,
+        "length",
+    ),
+    "split": Broken(
+        "An answer of two tokens",
+        "A year is two tokens, such as 17 and 32. Who reads only the first compares 17 with 17: right and wrong answer "
+        "are the same token, so the difference is always zero.",
+        _broken("answers of two tokens", _whole_year, _YEARS),
+        _YEARS,
+        "split",
+    ),
+    "space": Broken(
+        "Leading space missing",
+        "After a word the next token is '·Mary', with its space; 'Mary' is another token, and next to "
+        "impossible here. SmolLM2's logits for both move together, so these scores look right all the same: "
+        "that is luck. Scores by 'prob' would be thousands of times smaller.",
+        _broken("leading space missing", _bare, _SMOL),
+        _SMOL,
+        "space",
+        "smollm2-135m",
+    ),
+    "both": Broken(
+        "Right answer = wrong answer",
+        "The answer difference is a number minus itself: always zero, whatever is ablated.",
+        _broken("right = wrong", lambda pair: replace(pair, wrong_answers=pair.answers)),
+        _IOI,
+        "both",
+    ),
+    "same": Broken(
+        "Clean and corrupt are the same",
+        "Then a_s = c_s for every source: ablating replaces each activation by itself.",
+        _broken("clean = corrupt", lambda pair: replace(pair, corrupt=pair.clean)),
+        _IOI,
+        "same",
+    ),
+    "unknown": Broken(
+        "Words that the tokenizer does not know",
+        "Both names become the token <unk>: the prompts are the same, and so are the answers.",
+        _broken("unknown names", _unknown_names),
+        _IOI,
+        "unknown",
+    ),
+    "duplicate": Broken(
+        "The same pair many times",
+        "A score is a mean over pairs, and here one pair counts six times of eight: scores are mostly about its "
+        "wording. The strongest edges may survive that, but any interval over pairs looks narrower than it is.",
+        _broken("duplicates", _one_often),
+        _IOI,
+        "duplicate",
+    ),
+    "no-difference": Broken(
+        "Corrupting changes nothing that matters",
+        "Another place, but the same giver: the answer stays. The scores that are left are about places, many "
+        "times smaller, and say nothing of the task.",
+        _broken("no difference", _other_place),
+        _IOI,
+        "Corrupting does not change the answer",
+    ),
+    "swapped": Broken(
+        "Clean and corrupt swapped",
+        "The model now starts from the wrong answer, and ablating leads towards the right one: nearly every score "
+        "changes its sign, and edges that help look harmful.",
+        _broken("swapped", lambda pair: replace(pair, clean=pair.corrupt, corrupt=pair.clean)),
+        _IOI,
+        "The model does not do this task",
+    ),
+    "unable": Broken(
+        "The model does not know the task",
+        "A gift, and then one back: the model repeats the first receiver, who is now the giver. The scores tell how it "
+        "does that, with nearly every sign reversed.",
+        _broken("an unknown task", _second_gift),
+        _IOI,
+        "The model does not do this task",
+    ),
+}
+
+
+# --- what nobody notices -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CarelessRequest:
+    """A set as it should be, and the same with something wrong."""
+
+    model: str
+    right: PromptSet
+    broken: PromptSet
+    method: Method = field(default_factory=Method)
+
+
+@dataclass(frozen=True)
+class Careless:
+    """Scores from both sets; by edge attribution patching, unless another method was asked for."""
+
+    graph: EdgeGraph
+    right: Float32[np.ndarray, " n_edges"]
+    broken: Float32[np.ndarray, " n_edges"]
+
+    @property
+    def all_zero(self) -> bool:
+        """Whether the broken set leaves nothing but rounding."""
+        return bool(np.abs(self.broken).max() <= 1e-5 * np.abs(self.right).max())
+
+    def shared(self, n: int) -> int:
+        """How many of the `n` strongest edges are the same."""
+        return len(set(top_edges(self.right, n).tolist()) & set(top_edges(self.broken, n).tolist()))
+
+
+def careless_dataset(prompts: PromptSet, tokenizer: PromptTokenizer, prepend_bos: bool) -> PromptDataset:
+    """All pairs as they are, whatever is wrong with them."""
+    import torch
+
+    from circuit.dataset import PromptDataset
+
+    rows = [check_pair(pair, tokenizer, prepend_bos, None) for pair in prompts.pairs]
+    filler = tokenizer.bos or 0
+
+    def padded(tokens: list[int], other: list[int]) -> list[int]:
+        return [filler] * (len(other) - len(tokens)) + tokens
+
+    def first_tokens(texts: tuple[str, ...]) -> list[int]:
+        return [tokenizer.encode(text)[0] for text in texts]
+
+    columns = (
+        [padded(row.clean, row.corrupt) for row in rows],
+        [padded(row.corrupt, row.clean) for row in rows],
+        [first_tokens(pair.answers) for pair in prompts.pairs],
+        [first_tokens(pair.wrong_answers) for pair in prompts.pairs],
+    )
+    return PromptDataset(*([torch.tensor(ids) for ids in column] for column in columns))
+
+
+def careless_scores(request: CarelessRequest, *, progress: Report = silent, cancelled: Cancelled = never) -> Careless:
+    """Score the edges on both sets without looking at either."""
+    from circuit.dataset import PromptDataLoader
+    from circuit.mask_gradient import score_edges
+
+    with models().use(request.model, "auto", "auto", progress, cancelled) as model:
+        words = PromptTokenizer.of(model.tokenizer)
+        scores = []
+        for prompts in (request.right, request.broken):
+            loader = PromptDataLoader(careless_dataset(prompts, words, model.prepend_bos))
+            scores.append(model.graph.flatten(score_edges(model, loader, request.method, progress, cancelled)))
+        return Careless(model.graph, *scores)

@@ -1,0 +1,182 @@
+"""Checks of prompt pairs: each kind has an example that triggers it, and a fix that mends it where there is one.
+
+(What makes a row unusable is tested in test_prompts.py, too, by its sentences.)
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuit.errors import ModelError
+from circuit.prompt_checks import KINDS, check_bos, check_pair, parting
+from circuit.prompts import PromptPair, PromptSet, encode, mended
+from circuit.tokenizer import PromptTokenizer
+
+GOOD = PromptPair(" the cat", " the dog", (" sat",), (" is",))
+EXAMPLES: dict[str, tuple[PromptPair, PromptPair | None]] = {
+    "empty": (PromptPair("", " dog", (" sat",), (" is",)), None),
+    "length": (PromptPair(" the cat", " the dog sat", (" on",), (" is",)), None),
+    "same": (PromptPair(" the cat", " the cat", (" sat",), (" is",)), None),
+    "context": (PromptPair(" the cat" * 4, " the dog" * 4, (" sat",), (" is",)), None),
+    "unanswered": (PromptPair(" the cat", " the dog", (), (" is",)), None),
+    "split": (
+        PromptPair(" the cat", " the dog", ("Mary",), ("John",)),
+        PromptPair(" the cat", " the dog", (" Mary",), (" John",)),
+    ),
+    "blank": (
+        PromptPair(" the cat", " the dog", ("", " sat"), ("", " is")),
+        PromptPair(" the cat", " the dog", (" sat",), (" is",)),
+    ),
+    "both": (
+        PromptPair(" the cat", " the dog", (" sat",), (" is", " sat")),
+        PromptPair(" the cat", " the dog", (" sat",), (" is",)),
+    ),
+    "space": (
+        PromptPair(" the cat", " the dog", ("a",), ("m", " is")),
+        PromptPair(" the cat", " the dog", (" a",), (" m", " is")),
+    ),
+    "trailing": (
+        PromptPair(" the cat ", " the dog ", (" sat",), (" is",)),
+        GOOD,
+    ),
+    "bos": (
+        PromptPair("<bos> the cat", "<bos> the dog", (" sat",), (" is",)),
+        GOOD,
+    ),
+    "repeated": (
+        PromptPair(" the cat", " the dog", (" sat", " are", " sat"), (" is",)),
+        PromptPair(" the cat", " the dog", (" sat", " are"), (" is",)),
+    ),
+    "one-sided": (PromptPair(" the cat", " the dog", (" sat",)), None),
+}
+
+
+@pytest.fixture(scope="module")
+def words(spaced_tokenizer: Any) -> PromptTokenizer:
+    return PromptTokenizer.of(spaced_tokenizer)
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_every_check_has_an_example_that_triggers_it_and_a_fix_that_mends_it(words: PromptTokenizer, kind: str) -> None:
+    pair, better = EXAMPLES[kind]
+    bos = kind == "bos"
+    found = encode(PromptSet("one", (pair,)), words, bos, n_ctx=6)
+    mine = [finding for finding in found.findings[0] if finding.kind == kind]
+    assert mine
+    assert all(finding.words.endswith(".") for finding in mine)
+    assert (0 in found.problems) == (KINDS[kind].severity == "broken")
+    assert bool(better) == bool(KINDS[kind].fix)
+    fixed = mended(PromptSet("one", (pair,)), found.findings, kind)
+    assert fixed.pairs == (better or pair,)
+    again = encode(fixed, words, bos, n_ctx=6).findings[0]
+    assert not better or kind not in {finding.kind for finding in again}
+
+
+def test_every_kind_of_finding_is_tried(words: PromptTokenizer) -> None:
+    assert set(EXAMPLES) | {"duplicate", "unknown"} == set(KINDS)  # duplicates: below; unknown words: test_prompts.py
+
+
+def test_a_good_pair_has_no_findings(words: PromptTokenizer) -> None:
+    assert check_pair(GOOD, words, False, 2).findings == []
+
+
+def test_duplicates_are_named_by_the_first_row_and_kept_once(words: PromptTokenizer) -> None:
+    other = PromptPair(" the dog", " the cat", (" sat",), (" is",))
+    prompts = PromptSet("twice", (GOOD, other, GOOD, GOOD))
+    found = encode(prompts, words, False)
+    assert [[finding.words for finding in each] for each in found.findings] == [
+        [],
+        [],
+        ["The same pair as row 1, so it counts twice."],
+        ["The same pair as row 1, so it counts twice."],
+    ]
+    assert found.usable == [0, 1, 2, 3]
+    assert mended(prompts, found.findings, "duplicate").pairs == (GOOD, other)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        (" the cat", " a"),
+        (" the cat -", "a"),  # goes on without a space
+        (" the cat '", "a"),
+        (" the cat 17", "32"),
+        (" the cat", "."),
+    ],
+)
+def test_no_leading_space_is_asked_for_where_none_belongs(words: PromptTokenizer, prompt: str, answer: str) -> None:
+    pair = PromptPair(prompt, prompt.replace("cat", "dog"), (answer,), (" is",))
+    assert "space" not in {finding.kind for finding in check_pair(pair, words, False, None).findings}
+
+
+def test_an_answer_whose_space_changes_nothing_needs_none() -> None:
+    from tests.small_models import tokenizer
+
+    pair = PromptPair("1 2", "1 3", ("4",), ("5",))
+    assert check_pair(pair, PromptTokenizer.of(tokenizer()), False, None).findings == []
+
+
+def test_a_choice_of_bos_that_does_not_fit_the_tokenizer_is_said(words: PromptTokenizer) -> None:
+    habit = PromptTokenizer(words.backend, words.bos, None, prepend_bos=True)
+    without = PromptTokenizer(words.backend, None, None)
+    assert check_bos(habit, None, [" the"]) is None
+    assert check_bos(habit, True, [" the"]) is None
+    assert "BOS token is missing" in str(check_bos(habit, False, [" the"]))
+    assert check_bos(habit, False, ["<bos> the"]) is None  # it stands in the text
+    assert "has no BOS token" in str(check_bos(without, True, [" the"]))
+    assert check_bos(words, False, [" the"]) is None
+
+
+def test_prompts_part_where_they_first_differ() -> None:
+    assert parting([1, 2, 3], [1, 9, 3]) == 1
+    assert parting([1, 2], [1, 2, 3]) == 2
+
+
+# --- the tokenizer -------------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_texts_are_cut_as_by_the_hugging_face_tokenizer(spaced_tokenizer: Any, text: str) -> None:
+    words = PromptTokenizer.of(spaced_tokenizer)
+    assert words.encode(text) == spaced_tokenizer(text, add_special_tokens=False).input_ids
+    for token in words.encode(text):
+        assert words.piece(token) == spaced_tokenizer.decode([token])
+
+
+def test_a_tokenizer_survives_the_way_from_the_worker(spaced_tokenizer: Any) -> None:
+    words = PromptTokenizer.of(spaced_tokenizer, n_ctx=7)
+    other = pickle.loads(pickle.dumps(words))
+    assert other.encode(" the cat sat") == words.encode(" the cat sat")
+    assert (other.bos, other.unknown, other.prepend_bos, other.n_ctx) == (words.bos, None, False, 7)
+
+
+def test_a_space_that_sentencepiece_swallows_is_shown() -> None:
+    from tokenizers import Tokenizer, decoders, models
+
+    backend = Tokenizer(models.WordLevel({"▁cat": 0, "cat": 1}, unk_token="cat"))
+    backend.decoder = decoders.Metaspace()
+    words = PromptTokenizer(backend, None, None)
+    assert (words.piece(0), words.piece(1)) == (" cat", "cat")
+
+
+def test_a_tokenizer_written_in_python_is_refused_with_a_sentence() -> None:
+    with pytest.raises(ModelError, match="written in Python"):
+        PromptTokenizer.of(object())
+
+
+def test_the_smollm2_tokenizer_is_read_as_the_loaded_model_has_it(smollm2: Any) -> None:
+    from circuit.models import load_tokenizer
+
+    words = load_tokenizer("smollm2-135m")
+    assert (words.n_ctx, words.prepend_bos) == (smollm2.n_ctx, smollm2.prepend_bos)
+    assert words.bos == smollm2.tokenizer.bos_token_id
+    for text in (" Mary", "Mary", "数 · é 🔬\n\t x", "<|im_start|>user"):
+        assert words.encode(text) == smollm2.tokenizer(text, add_special_tokens=False).input_ids
+    pair = PromptPair("Tom gave a ring to", "Paul gave a ring to", ("Jack",), (" Tom",))
+    (finding,) = check_pair(pair, words, words.prepend_bos, words.n_ctx).findings
+    assert (finding.kind, finding.mended) == ("space", PromptPair(pair.clean, pair.corrupt, (" Jack",), (" Tom",)))

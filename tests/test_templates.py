@@ -1,0 +1,112 @@
+"""Templates make the pairs that their slots allow, each once, the same for the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuit.errors import CircuitError, PromptError
+from circuit.presets import PRESETS
+from circuit.prompts import PromptPair
+from circuit.templates import Slots, Template, lines_of, slots_of
+
+NAMES = Template("{A} sees {B}", "{B} sees {A}", " {A}", " {B}", slots_of("A, B: Mary, John, Anna"))
+
+
+def test_slots_on_one_line_always_differ_and_every_filling_comes_once() -> None:
+    assert NAMES.count == 6
+    pairs = NAMES.make(6)
+    assert len(set(pairs)) == 6
+    for pair in pairs:
+        first, second = pair.clean.split(" sees ")
+        assert first != second
+        assert pair == PromptPair(f"{first} sees {second}", f"{second} sees {first}", (f" {first}",), (f" {second}",))
+
+
+def test_slots_on_lines_of_their_own_may_agree() -> None:
+    template = Template("{A}{B}", "x", " y", slots=slots_of("A: 1, 2\nB: 1, 2"))
+    assert sorted(pair.clean for pair in template.make(4)) == ["11", "12", "21", "22"]
+
+
+def test_the_forms_of_one_slot_always_agree() -> None:
+    template = Template("The {n.1}", "The {n.2}", " {n.3}|{n}", "", slots_of("n: key/keys/is, dogs/dog/are"))
+    assert set(template.make(2)) == {
+        PromptPair("The key", "The keys", (" is", "key")),
+        PromptPair("The dogs", "The dog", (" are", "dogs")),
+    }
+
+
+def test_the_same_seed_makes_the_same_pairs_and_another_seed_others() -> None:
+    template = PRESETS["ioi"].template
+    assert template is not None
+    assert template.make(20, seed=3) == template.make(20, seed=3)
+    assert template.make(20, seed=3) != template.make(20, seed=4)
+
+
+def test_lists_may_allow_more_pairs_than_can_be_counted_through() -> None:
+    names = "abcdefghijklmnopqrst"
+    slots = f"{', '.join(names)}: {', '.join(map(str, range(40)))}"
+    template = Template(" ".join(f"{{{name}}}" for name in names), "x", " y", slots=slots_of(slots))
+    assert template.count > 2**62
+    assert len({pair.clean for pair in template.make(50)}) == 50
+
+
+def test_values_are_not_templates_and_doubled_braces_are_braces() -> None:
+    template = Template("{{{A}}} {A}", "x", " {A}", slots=slots_of('A: {B}, "a| b, c"'))
+    assert {(pair.clean, pair.answers) for pair in template.make(2)} == {
+        ("{{B}} {B}", (" {B}",)),
+        ("{a| b, c} a| b, c", (" a| b, c",)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("template", "n", "words"),
+    [
+        (NAMES, 7, "allow 6 different pairs, and 7 were asked"),
+        (NAMES, 0, "between 1 and 10,000"),
+        (replace(NAMES, clean="{C}"), 1, "clean template has the slot {C}"),
+        (replace(NAMES, clean="{A.2}"), 1, "has {A.2}, and"),
+        (replace(NAMES, clean="{A.0}"), 1, "has {A.0}, and"),
+        (replace(NAMES, slots=slots_of("A, B: Mary")), 1, "needs 2 values or more, and has 1"),
+        (replace(NAMES, slots=(*NAMES.slots, *slots_of("A: x"))), 1, "{A} is listed twice"),
+        (replace(NAMES, slots=(*NAMES.slots, *slots_of("C: x"))), 1, "No template has a place for the slot {C}"),
+    ],
+)
+def test_templates_that_do_not_fit_are_refused_with_a_sentence(template: Template, n: int, words: str) -> None:
+    with pytest.raises(PromptError, match=words.replace("{", r"\{")):
+        template.make(n)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A: x\n\nB", "Line 3 of the slots must look like"),
+        ("A-B: x", "Line 1 of the slots must look like"),
+        ("A:", "Line 1 of the slots has no values"),
+        ('A: "x', "Line 1 of the slots: the values cannot be read"),
+    ],
+)
+def test_slots_that_cannot_be_read_are_named_by_their_line(text: str, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        slots_of(text)
+
+
+VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r/"), min_size=1)
+
+
+@given(st.lists(VALUE, min_size=1, unique=True))
+def test_slots_are_read_as_they_are_written(values: list[str]) -> None:
+    slots = (Slots(("A",), tuple((value,) for value in values)),)
+    assert slots_of(lines_of(slots)) == slots
+
+
+@given(st.text(), st.text(), st.text(), st.integers(0, 20))
+def test_any_template_makes_pairs_or_is_refused(clean: str, answers: str, slots: str, n: int) -> None:
+    try:
+        pairs = Template(f"{clean}{{A}}", clean, answers, "", (*slots_of("A: 1, 2, 3"), *slots_of(slots))).make(n)
+    except CircuitError:
+        return
+    assert len(pairs) == n
