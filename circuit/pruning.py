@@ -1,12 +1,14 @@
 """From scores to a circuit: which edges are kept, which of them matter, and the result as a networkx graph.
 
-    top_edges        the n edges of largest absolute score
-    edges_above      the edges whose absolute score reaches a threshold
-    edges_for_share  the fewest edges that hold a share of the total absolute score
+    Importance       what makes an edge important: its absolute score, or its score where that is positive
+    top_edges        the n most important edges
+    edges_above      the edges whose importance reaches a threshold
+    edges_for_share  the fewest edges that hold a share of the total importance
     edge_mask        a list of edges as one bool per edge of the model
     live_edges       those edges on some path from the embedding to the final residual ("drop dead ends")
     edge_ranks       each edge's place among all edges of the model
     edge_table       a pandas table of edges, one row each
+    node_edges       the edges of the model that lead into a node, and out of it
     circuit_graph    a networkx graph of edges, to draw or export
 
     flat = graph.flatten(scores)
@@ -14,13 +16,15 @@
     edge_table(graph, flat, edges).head()
     nx.write_graphml(circuit_graph(graph, edges, flat), "circuit.graphml")
 
-Importance is the absolute score, as in Syed et al. 2023 (https://arxiv.org/abs/2310.10348). Everything works on edge
-indices (see `circuit.graph`); only `circuit_graph` makes objects, for the few edges that a person looks at.
+Importance is the absolute score, as in Syed et al. 2023 (https://arxiv.org/abs/2310.10348), unless `"positive"` is
+asked for: then edges whose ablation helps the task are never chosen. Everything works on edge indices (see
+`circuit.graph`); only `circuit_graph` makes objects, for the few edges that a person looks at.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import networkx as nx
 import numpy as np
@@ -30,6 +34,11 @@ from jaxtyping import Bool, Float, Int
 from circuit.errors import NumericalError, OptionError
 from circuit.graph import EdgeGraph, Node
 
+Importance = Literal["absolute", "positive"]
+"""By which number edges are chosen: `|score|`, or `score` where it is positive (ablating the edge hurts the task)."""
+
+IMPORTANCE_WORDS: dict[Importance, str] = {"absolute": "absolute score", "positive": "positive score only"}
+
 INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": "input", "Final": "input"}
 """What an edge's `input` is called in a sentence."""
 
@@ -37,18 +46,24 @@ INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": 
 # --- choosing edges ------------------------------------------------------------------------------------------------
 
 
-def top_edges(scores: Float[np.ndarray, " n_edges"], n: int) -> Int[np.ndarray, " n"]:
-    """The `n` edges of largest absolute score, strongest first; of equal ones, the lower index first.
+def top_edges(
+    scores: Float[np.ndarray, " n_edges"], n: int, importance: Importance = "absolute"
+) -> Int[np.ndarray, " n_chosen"]:
+    """The `n` most important edges, strongest first; of equal ones, the lower index first.
+
+    By absolute score there are always `n` of them; by positive score only, no more than have one.
 
     Raises:
         OptionError: When `n` is negative, or more than there are edges.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores)
+    strength = _strength(scores, importance)
     if n < 0 or n > len(strength):
         raise OptionError(
             f"A circuit of this model has between 0 and {len(strength):,} edges, and {n:,} were asked for."
         )
+    if importance == "positive":
+        n = min(n, int((strength > 0).sum()))
     if n == 0:
         return np.empty(0, dtype=np.int64)
     # Everything that ties with the n-th strongest is sorted too, so that ties go by index.
@@ -56,31 +71,36 @@ def top_edges(scores: Float[np.ndarray, " n_edges"], n: int) -> Int[np.ndarray, 
     return _strongest_first(strength, np.flatnonzero(strength >= weakest))[:n]
 
 
-def edges_above(scores: Float[np.ndarray, " n_edges"], threshold: float) -> Int[np.ndarray, " n"]:
-    """The edges whose absolute score is `threshold` or more, strongest first.
+def edges_above(
+    scores: Float[np.ndarray, " n_edges"], threshold: float, importance: Importance = "absolute"
+) -> Int[np.ndarray, " n"]:
+    """The edges whose importance is `threshold` or more, strongest first.
 
     Raises:
         OptionError: When the threshold is negative or not a number.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores)
+    strength = _strength(scores, importance)
     if not threshold >= 0:
         raise OptionError(
             f"The threshold is compared with absolute scores, so it must be 0 or more; it is {threshold}."
         )
-    return _strongest_first(strength, np.flatnonzero(strength >= threshold))
+    enough = strength >= threshold
+    return _strongest_first(strength, np.flatnonzero(enough & (strength > 0) if importance == "positive" else enough))
 
 
-def edges_for_share(scores: Float[np.ndarray, " n_edges"], share: float) -> Int[np.ndarray, " n"]:
-    """The fewest edges whose absolute scores add up to `share` of the total of all edges, strongest first.
+def edges_for_share(
+    scores: Float[np.ndarray, " n_edges"], share: float, importance: Importance = "absolute"
+) -> Int[np.ndarray, " n"]:
+    """The fewest edges whose importance adds up to `share` of the total of all edges, strongest first.
 
     Raises:
         OptionError: When the share is not between 0 and 1.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores)
+    strength = _strength(scores, importance)
     if not 0 <= share <= 1:
-        raise OptionError(f"The share of the total absolute score must lie between 0 and 1; it is {share}.")
+        raise OptionError(f"The share of the total score must lie between 0 and 1; it is {share}.")
     order = _strongest_first(strength, np.flatnonzero(strength))
     running = np.cumsum(strength[order], dtype=np.float64)
     if share == 0 or not len(order):
@@ -108,8 +128,11 @@ def edge_ranks(scores: Float[np.ndarray, " n_edges"]) -> Int[np.ndarray, " n_edg
     return ranks
 
 
-def _strength(scores: np.ndarray) -> np.ndarray:
-    strength = np.abs(np.asarray(scores))
+def _strength(scores: np.ndarray, importance: Importance = "absolute") -> np.ndarray:
+    if importance not in get_args(Importance):
+        raise OptionError(f"importance must be 'absolute' or 'positive', and is {importance!r}.")
+    values = np.asarray(scores)
+    strength = np.abs(values) if importance == "absolute" else np.maximum(values, 0)
     if not np.isfinite(strength).all():
         bad = int((~np.isfinite(strength)).sum())
         raise NumericalError(f"{bad:,} of {strength.size:,} scores are not finite, so edges cannot be put in order.")
@@ -126,9 +149,7 @@ def _checked(graph: EdgeGraph, edges: Any) -> np.ndarray:
         return edges.astype(np.int64).reshape(0)
     if not np.issubdtype(edges.dtype, np.integer):
         raise OptionError(f"Edges are given by whole numbers, not by an array of {edges.dtype}.")
-    if edges.min() < 0 or edges.max() >= graph.n_edges:
-        bad = edges.min() if edges.min() < 0 else edges.max()
-        raise OptionError(f"There is no edge {bad}: the edges of this model are 0 to {graph.n_edges - 1}.")
+    graph.check_edges((int(edges.min()), int(edges.max())))
     return edges
 
 
@@ -199,22 +220,27 @@ def live_edges(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Int[np.ndarray
 
 
 def edge_table(
-    graph: EdgeGraph, scores: Float[np.ndarray, " n_edges"], edges: Int[np.ndarray, " n"] | None = None
+    graph: EdgeGraph,
+    scores: Float[np.ndarray, " n_edges"],
+    edges: Int[np.ndarray, " n"] | None = None,
+    *,
+    ranks: Int[np.ndarray, " n_edges"] | None = None,
 ) -> pd.DataFrame:
     """One row per edge, in the order of `edges` (default: all, strongest first); the index is the edge's number.
 
     Columns: `rank` among all edges of the model by absolute score, `source`, `destination`, `input` (Q, K, V, MLP or
     Final), `position` (only with token positions kept apart), `score`, `share` of the total absolute score of all
-    edges, and `cumulative share` of this row and those above it. Shares lie between 0 and 1.
+    edges, and `cumulative share` of this row and those above it. Shares lie between 0 and 1. `ranks` are those of
+    `edge_ranks`, where the caller has them.
     """
     strength = _strength(scores)
-    ranks = edge_ranks(scores)
+    ranks = edge_ranks(scores) if ranks is None else ranks
     edges = np.argsort(ranks) if edges is None else _checked(graph, edges)
     total = float(strength.sum(dtype=np.float64))
     share = strength[edges].astype(np.float64) / total if total else np.zeros(len(edges))
     sources = np.array([node.name for node in graph.sources], dtype=object)
     destinations = np.array([node.name for node in graph.destinations], dtype=object)
-    inputs = np.array([_input(node) for node in graph.destinations], dtype=object)
+    inputs = np.array([input_of(node) for node in graph.destinations], dtype=object)
     columns: dict[str, Any] = {
         "rank": ranks[edges],
         "source": sources[graph.edge_source[edges]],
@@ -227,8 +253,39 @@ def edge_table(
     return pd.DataFrame(columns, index=pd.Index(edges, name="edge"))
 
 
+def node_edges(graph: EdgeGraph, node: Mapping[str, Any]) -> tuple[Int[np.ndarray, " n_in"], Int[np.ndarray, " n_out"]]:
+    """The numbers of all edges of the model that lead into a node of `circuit_graph`, and out of it.
+
+    `node` is its data there: `kind`, `layer`, and where it applies `head` and `position`. A head reads its query and
+    the keys and values of its key-value head; a key-value head only these, and nothing leads out of it.
+    """
+    kind, layer, head = node["kind"], node["layer"], node.get("head")
+    kv_head = head if kind == "kv" or head is None else head // (graph.n_heads // graph.n_kv_heads)
+
+    def is_read(to: Node) -> bool:
+        if to.layer != layer or to.kind != ("head" if kind == "kv" else kind):
+            return False
+        if to.kind != "head":
+            return True
+        return kind == "head" and to.head == head if input_of(to) == "Q" else to.head == kv_head
+
+    reads = [i for i, to in enumerate(graph.destinations) if is_read(to)]
+    writes: list[int] = []
+    if kind != "kv":
+        writes = [i for i, of in enumerate(graph.sources) if (of.kind, of.layer, of.head) == (kind, layer, head)]
+    into, out_of = np.isin(graph.edge_destination, reads), np.isin(graph.edge_source, writes)
+    if "position" in node:
+        here = graph.edge_position == node["position"]
+        into, out_of = into & here, out_of & here
+    return np.flatnonzero(into), np.flatnonzero(out_of)
+
+
 def circuit_graph(
-    graph: EdgeGraph, edges: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n_edges"]
+    graph: EdgeGraph,
+    edges: Int[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n_edges"],
+    *,
+    ranks: Int[np.ndarray, " n_edges"] | None = None,
 ) -> nx.MultiDiGraph:
     """The edges as a networkx graph: one node per head, MLP, embedding and final residual that they touch.
 
@@ -243,14 +300,14 @@ def circuit_graph(
     from there to each head in the circuit that uses it. Otherwise keys and values lead to the head itself.
 
     The graph's own attributes are the model's shape and number of edges. Nothing is None, so every writer of networkx
-    takes it.
+    takes it. `ranks` are those of `edge_ranks`, where the caller has them.
 
     Raises:
         OptionError: When an edge is not one of this model.
         NumericalError: When a score is not finite.
     """
     edges = _checked(graph, edges)
-    ranks = edge_ranks(scores)
+    ranks = edge_ranks(scores) if ranks is None else ranks
     apart = graph.seq_len is not None
     shared_kv = apart or graph.n_kv_heads < graph.n_heads
     shape = {name: value for name, value in graph.to_dict().items() if value is not None}
@@ -271,7 +328,7 @@ def circuit_graph(
         source = graph.sources[graph.edge_source[edge]]
         destination = graph.destinations[graph.edge_destination[edge]]
         tail = add(source.name, source.kind, source.layer, source.head, position)
-        to = _input(destination)
+        to = input_of(destination)
         if to in ("K", "V") and shared_kv:
             name = f"A{destination.layer}.kv{destination.head}"
             tip = add(name, "kv", destination.layer, destination.head, position)
@@ -307,7 +364,8 @@ def _link_groups(graph: EdgeGraph, drawn: nx.MultiDiGraph) -> None:
                     drawn.add_edge(name, head, key="group", kind="group")
 
 
-def _input(destination: Node) -> str:
+def input_of(destination: Node) -> str:
+    """Which input of its node a destination is: Q, K, V, MLP or Final."""
     if destination.kind == "head":
         return destination.name.rpartition(".")[2]
     return "MLP" if destination.kind == "mlp" else "Final"

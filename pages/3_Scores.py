@@ -1,99 +1,285 @@
-"""Where the strong edges are: a heatmap layer by layer, the edges of a block, and a table."""
+"""Where the strong edges are: heatmaps, the selected edge in words, and a table."""
 
 from __future__ import annotations
 
+import io
+from functools import partial
+from typing import Any
+
+import numpy as np
 import streamlit as st
 
-from circuit.plots.heatmap import Reduce, block_heatmap, layer_heatmap, picked_block, picked_edge, score_matrix
-from circuit.pruning import edge_table, top_edges
+from circuit.plots.curves import effect_scatter, falloff_curve, trust
+from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
+from circuit.plots.matrix import position_heatmap, score_matrix
+from circuit.plots.numbers import Reduce
+from circuit.pruning import edge_table
 from circuit.runs import Run
-from circuit.ui import page, session
+from circuit.selection import strongest_of
+from circuit.ui import address, page, session, share
+from circuit.ui.details import edge_details, follow_effects, measure, measuring
+from circuit.ui.filters import edge_filter
 
 page.begin(
     "3 · Scores",
-    "Rows **read** from the residual stream, columns **write** to it; an edge is one writing to one reading. Strong "
-    "edges are few: find them layer by layer, then by name.",
+    "Rows **read** from the residual stream, columns **write** to it; an edge is one writing to one reading.",
 )
 run = session.current_run()
 if run is None:
     page.need_run()
 assert run is not None
+address.belongs_to(run)
 
 if not run.scores.any():
     st.error(page.ALL_ZERO)
 
-REDUCE: dict[Reduce, str] = {
-    "abs_sum": "Sum of |score|",
-    "abs_max": "Largest |score|",
-    "signed_sum": "Sum of scores (signed)",
+REDUCE: dict[Reduce, str] = {"abs_sum": "Sum of |score|", "abs_max": "Largest |score|", "signed_sum": "Signed sum"}
+VIEWS = {
+    "layers": "Layer by layer",
+    "matrix": "Every edge",
+    "positions": "Position by layer",
+    "falloff": "Fall-off",
+    "measured": "Score and effect",
 }
+WIDE, LEFT, RIGHT = 940, 560, 360  # pixels for which figures are laid out: those of a screen 1366 pixels wide
+MEASURED = 30
+TABLE = "The table below lists the edges with their scores."
 
 
-def overview(run: Run, position: int | None) -> None:
-    control, hint = st.columns([1, 1], vertical_alignment="bottom")
-    hint.caption("**Click a cell** to see its edges one by one, below the map. `A1` stands for the heads of layer 1.")
-    reduce = control.segmented_control(
-        "A cell shows", list(REDUCE), format_func=REDUCE.__getitem__, default="abs_sum", required=True, key="reduce"
-    )
-    assert reduce is not None
-    figure = layer_heatmap(run.graph, run.scores, reduce, caption=run.caption, position=position)
-    event = st.plotly_chart(figure, key="overview", on_select="rerun", selection_mode="points")
-    if picked := picked_block(run.graph, event["selection"]["points"]):
-        st.session_state["block"] = picked
+def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) -> None:
+    """The overview, and beside it the edges of the chosen block and the chosen edge."""
+    overview, detail = st.columns([1.55, 1], gap="small")
+    block = chosen_block(run)
+    with overview:
+        # Plotly marks what was clicked: only another block needs a mark, and a figure that stays is not drawn again.
+        event = st.session_state.get(f"overview-{run.id}")
+        marked = picked_block(run.graph, event["selection"]["points"]) if event else None
+        figure = layer_heatmap(
+            run.graph, run.scores, reduce, caption=caption, position=position, kept=kept, width=LEFT,
+            chosen=None if block == marked else block,
+        )  # fmt: skip
+        st.plotly_chart(
+            figure, key=f"overview-{run.id}", on_select="rerun", selection_mode="points",
+            alt=f"Heatmap of the scores, layer by layer. {TABLE} {caption}",
+        )  # fmt: skip
+    with detail:
+        if block is None:
+            st.info("**Click a cell** of the map to see its edges here, one by one.", icon=":material/ads_click:")
+        else:
+            destination, source = block
+            st.markdown(f"**{source} → {destination}** · click a cell to read about its edge")
+            figure = block_heatmap(
+                run.graph, run.scores, destination, source, caption=caption, reduce="signed_sum", position=position,
+                kept=kept, chosen=edge, dark=page.is_dark(), width=RIGHT,
+            )  # fmt: skip
+            st.plotly_chart(
+                figure, key=block_key(run, block), on_select="rerun", selection_mode="points",
+                alt=f"Heatmap of the edges from {source} to {destination}. {TABLE}",
+            )  # fmt: skip
+        selected(run, edge)
 
 
-def detail(run: Run, position: int | None) -> None:
-    if "block" not in st.session_state:
-        return
-    destination, source = st.session_state["block"]
-    if picked_block(run.graph, [{"y": destination, "x": source}]) is None:
-        return  # clicked in the scores of a larger model
-    st.subheader(f"{source} → {destination}", anchor=False)
-    figure = block_heatmap(
-        run.graph, run.scores, destination, source, caption=run.caption, position=position, dark=page.is_dark()
-    )
-    event = st.plotly_chart(figure, key=f"block-{destination}-{source}", on_select="rerun", selection_mode="points")
-    edge = picked_edge(event["selection"]["points"])
+def chosen_block(run: Run) -> tuple[str, str] | None:
+    """The block that the address names."""
+    text = st.query_params.get("block")
+    if text is None:
+        return None
+    destination, _, source = text.partition(",")
+    block = picked_block(run.graph, [{"y": destination, "x": source}])
+    if block is None:
+        address.left_out("block")
+    return block
+
+
+def block_key(run: Run, block: tuple[str, str]) -> str:
+    return f"block-{run.id}-{block[0]}-{block[1]}"
+
+
+def take_clicks(run: Run, shown: np.ndarray) -> None:
+    """Write to the address what was clicked since the last run, before anything is drawn from it."""
+    block = chosen_block(run)
+    points = clicked(f"overview-{run.id}", "points")
+    if (picked := picked_block(run.graph, points)) is not None:
+        address.put("block", ",".join(picked))
+    for key in (f"effects-chart-{run.id}", *([block_key(run, block)] if block else [])):
+        if (edge := picked_edge(clicked(key, "points"))) is not None:
+            select(run, edge, block)
+    for row in clicked(f"table-{run.id}", "rows"):
+        if row < len(shown):
+            select(run, int(shown[row]), block)
+
+
+def clicked(key: str, part: str) -> list[Any]:
+    """What was just selected in a chart or table; nothing if that was earlier."""
+    event = st.session_state.get(key)
+    selection = event["selection"].get(part, []) if event else []
+    return selection if address.changed(key, selection) else []
+
+
+def select(run: Run, edge: int, block: tuple[str, str] | None) -> None:
+    address.put("edge", edge)
+    if block is None or edge_is_outside(run, edge, block):
+        address.put("block", ",".join(block_of(run.graph, edge)))
+
+
+def edge_is_outside(run: Run, edge: int, block: tuple[str, str]) -> bool:
+    """Whether the detail would not show the edge."""
+    destination = run.graph.destinations[run.graph.edge_destination[edge]].name
+    source = run.graph.sources[run.graph.edge_source[edge]].name
+    layer, _, kind = block[0].partition(".")
+    inside = destination == block[0] or (destination.startswith(f"{layer}.") and destination.endswith(kind))
+    return not (inside and (source == block[1] or source.startswith(f"{block[1]}.")))
+
+
+def selected(run: Run, edge: int | None) -> None:
+    """The selected edge in words, and what ablating it really does."""
     if edge is not None:
-        score = float(run.scores[edge])
-        change = "raises" if score > 0 else "lowers"
-        st.info(
-            f"**{run.graph.edge_name(edge)}**: score {score:+.5f}. By this linear estimate, ablating the edge {change} "
-            f"the loss by {abs(score):.5f}, so the edge {'helps' if score > 0 else 'works against'} the task."
+        with st.container(border=True):
+            edge_details(run, edge)
+
+
+def measured(run: Run, shown: np.ndarray, caption: str) -> None:
+    """Score against measured effect, for the strongest edges."""
+    effects = session.effects(run)
+    strongest = [int(edge) for edge in shown[:MEASURED]]
+    if missing := tuple(edge for edge in strongest if edge not in effects):
+        st.markdown(
+            f"A score is a linear estimate. Ablating the {len(strongest)} strongest edges one at a time, on the run's "
+            f"{len(run.used_rows)} prompt pairs, shows how far to trust it."
         )
+        label = f"Measure {len(missing)} edges"
+        st.button(
+            label, type="primary", disabled=measuring(run), on_click=measure, args=(run, missing),
+            help="Runs the model once for each edge, with that edge ablated: seconds for small models.",
+        )  # fmt: skip
+    there = {edge: effects[edge] for edge in strongest if edge in effects}
+    if there:
+        st.markdown(f"Of the edges measured, {trust(run.scores, there)}")
+        figure = effect_scatter(run.graph, run.scores, there, caption=caption, dark=page.is_dark(), width=WIDE)
+        st.plotly_chart(
+            figure, key=f"effects-chart-{run.id}", on_select="rerun", selection_mode="points",
+            alt=f"Measured effect against score of {len(there)} edges; {trust(run.scores, there)} {caption}",
+        )  # fmt: skip
 
 
-def table(run: Run) -> None:
+def table(run: Run, shown: np.ndarray, words: str) -> None:
     st.subheader("Strongest edges", anchor=False)
-    most = min(1000, run.graph.n_edges)
-    shown = st.slider("Rows", 10, most, min(50, most), 10) if most > 10 else most
-    edges = edge_table(run.graph, run.scores, top_edges(run.scores, shown))
+    n_rows = st.session_state.get("rows", 100)
+    edges = edge_table(run.graph, run.scores, shown[:n_rows], ranks=run.ranks)
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
         edges,
         hide_index=True,
-        height=360,
+        height=320,
+        key=f"table-{run.id}",
+        alt=f"The {len(edges)} strongest edges: source, destination, score and rank.",
+        on_select="rerun",
+        selection_mode="single-row",
         column_config={
-            "score": st.column_config.NumberColumn(format="%+.5f", help="Positive: ablating the edge hurts the task."),
+            "score": st.column_config.NumberColumn(format="%+.5g", help="Positive: ablating the edge hurts the task."),
             "share": percent,
             "cumulative share": percent,
         },
     )
-    st.caption(f"Shares are of the total absolute score of all {run.graph.n_edges:,} edges. {run.caption}")
+    number, csv, parquet, _ = st.columns([1, 1, 1, 2.2], vertical_alignment="bottom")
+    number.selectbox(
+        "Rows shown", [100, 300, 1000], key="rows", bind="query-params", persist_state="session",
+        help="How many of the strongest edges the table shows. The files hold all of them.",
+    )  # fmt: skip
+    name = f"edges-{run.id[:8]}"
+    for column, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
+        column.download_button(
+            f"All {len(shown):,} as {kind.upper() if kind == 'csv' else 'Parquet'}",
+            partial(as_file, run, shown, kind),
+            f"{name}.{kind}", mime, on_click="ignore", width="stretch", icon=":material/download:",
+            help="All edges that the filter lets through, with scores and ranks, for a spreadsheet or pandas.",
+        )  # fmt: skip
+    st.caption(
+        "Click the box at the left of a row to read about its edge; the magnifying glass above the table searches it. "
+        f"Shares are of the total absolute score of all {run.graph.n_edges:,} edges. {run.caption}"
+        + (f"; {words}" if words else "")
+    )
 
 
-position: int | None = None
-if run.graph.seq_len is not None:
-    choice = st.selectbox("Token position", ["all", *range(run.graph.seq_len)], key="position")
-    position = None if choice == "all" else int(choice)
+def as_file(run: Run, shown: np.ndarray, kind: str) -> bytes:
+    """All edges that the filter lets through; made when somebody asks for the file."""
+    edges = edge_table(run.graph, run.scores, shown, ranks=run.ranks)
+    if kind == "csv":
+        return edges.to_csv().encode()
+    buffer = io.BytesIO()
+    edges.to_parquet(buffer)
+    return buffer.getvalue()
 
-layers, matrix = st.tabs(["Layer by layer", "Every edge"], on_change="rerun")
-with layers:
-    if layers.open:
-        overview(run, position)
-        detail(run, position)
-with matrix:
-    if matrix.open:
-        st.plotly_chart(score_matrix(run.graph, run.scores, caption=run.caption, position=position), key="matrix")
-table(run)
+
+views = {key: label for key, label in VIEWS.items() if key != "positions" or run.graph.seq_len is not None}
+controls = st.container(horizontal=True, vertical_alignment="bottom")
+with controls:
+    address.chosen("view", views.values())
+    view = st.segmented_control(
+        "View", list(views.values()), default=views["layers"], required=True, key="view",
+        bind="query-params", persist_state="session",
+        help="Layer by layer to find where the strong edges are; every edge for the whole picture; fall-off for how "
+        "fast scores shrink; score and effect for how far to trust them.",
+    )  # fmt: skip
+    position: int | None = None
+    if run.graph.seq_len is not None:
+        words_of = ["All positions", *(f"{i} {token}" for i, token in enumerate(run.tokens))]
+        address.chosen("position", words_of)
+        choice = st.selectbox(
+            "Token position", words_of, key="position", bind="query-params", persist_state="session", width=190,
+            help="Shows the edges at this token only; all positions are added up otherwise.",
+        )  # fmt: skip
+        position = None if choice == words_of[0] else words_of.index(choice) - 1
+    reduce: Reduce = "abs_sum"
+    if view in (VIEWS["layers"], VIEWS["positions"]):
+        address.chosen("cell", REDUCE.values())
+        label = st.selectbox(
+            "A cell shows", list(REDUCE.values()), key="cell", bind="query-params", persist_state="session", width=180,
+            help="What a cell of the map shows of its edges: how strong they are together, the strongest alone, or "
+            "their sum with signs, in which helping and hindering edges cancel out.",
+        )  # fmt: skip
+        reduce = next(key for key, words in REDUCE.items() if words == label)
+    with st.popover(
+        "Filter", icon=":material/filter_alt:", help="Shows some of the edges only, on the map and in the table."
+    ):
+        kept, filtered = edge_filter(run, position)
+    share_at = st.container(width="content")
+caption = run.caption
+if filtered:
+    st.caption(f"Showing **{filtered}**: {int(kept.sum()) if kept is not None else 0:,} edges.")
+    caption = f"{run.caption}; {filtered}"
+shown = run.order if kept is None else strongest_of(kept, run.ranks)
+
+follow_effects(run)
+take_clicks(run, shown)
+edge = address.numbered("edge", 0, run.graph.n_edges - 1)
+
+if view == VIEWS["layers"]:
+    blocks(run, kept, caption, edge)
+else:
+    if view == VIEWS["matrix"]:
+        st.plotly_chart(
+            score_matrix(run.graph, run.scores, caption=caption, position=position, kept=kept, width=WIDE),
+            key="matrix",
+            alt=f"Matrix of the scores of every edge. {TABLE} {caption}",
+        )
+    elif view == VIEWS["positions"]:
+        st.plotly_chart(
+            position_heatmap(run.graph, run.scores, run.tokens, reduce, caption=caption, kept=kept, width=WIDE),
+            key="positions",
+            alt=f"Heatmap of the scores, token position by layer. {TABLE} {caption}",
+        )
+    elif view == VIEWS["falloff"]:
+        st.plotly_chart(
+            falloff_curve(run.scores, caption=caption, kept=kept, dark=page.is_dark(), width=WIDE),
+            key="falloff",
+            alt=f"Curve of absolute scores by rank, the largest first. {TABLE} {caption}",
+        )
+    else:
+        measured(run, shown, caption)
+    selected(run, edge)
+table(run, shown, filtered)
 page.next_step(page.CIRCUIT, "See the circuit")
+with share_at:
+    share.share(run)
+address.remember(page.SCORES)

@@ -2,157 +2,200 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
+import networkx as nx
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from circuit import export
 from circuit.method import AblationType
-from circuit.plots.circuit_graph import graph_height, graph_options, picked_item
-from circuit.pruning import circuit_graph, live_edges, top_edges
+from circuit.plots.graph_svg import graph_svg
+from circuit.plots.layout import circuit_layout
+from circuit.pruning import circuit_graph, edge_table, live_edges
 from circuit.runs import Run
-from circuit.tasks import MeasureRequest, measure_circuits
-from circuit.ui import job_panel, page, session
+from circuit.ui import address, explain, faithfulness, graph_view, page, session, share, stability
+from circuit.ui.choice import Choice, choose, reference
+from circuit.ui.details import edge_details, follow_effects, node_details
 from circuit.ui.page import ALL_ZERO
 
 page.begin(
     "4 · Circuit",
-    "Keep the edges of largest absolute score and ablate all others. If the circuit is right, the task survives.",
+    "Keep the strongest edges and ablate all others. If the circuit is right, the task survives.",
 )
 run = session.current_run()
 if run is None:
     page.need_run()
 assert run is not None
+address.belongs_to(run)
 
-MANY = 300
-
-
-def sizes(n_edges: int) -> list[int]:
-    """Circuit sizes for the slider: close together at the small end, where graphs can be read."""
-    steps = {round(10 ** (i / 12)) for i in range(12 * math.ceil(math.log10(n_edges)) + 1)}
-    return sorted({n for n in steps if 5 <= n < n_edges} | {n_edges})
+READABLE = 250  # edges: with more, the graph is hard to read
+DRAWN = 1000  # edges: more would only make the page slow
+WIDTH = 690  # pixels that the graph has on a screen of 1366
 
 
-def choose_size(run: Run) -> int:
-    options = sizes(run.graph.n_edges)
-    # The first size at which there is something to see: most edges lie on a path from input to output.
-    smallest = min(50, run.graph.n_edges // 10)
-    readable = (n for n in options if n >= smallest and len(live_edges(run.graph, top_edges(run.scores, n))) >= 0.7 * n)
-    default = next(readable, options[-1])
-    return st.select_slider(
-        "Edges kept, by absolute score",
-        options,
-        value=default,
-        format_func=lambda n: f"{n:,}",
-        key=f"size-{run.id}",
-        persist_state="session",
-    )
+# --- the graph -----------------------------------------------------------------------------------------------------
 
 
-def draw(run: Run, n: int) -> None:
-    kept = top_edges(run.scores, n)
-    live = live_edges(run.graph, kept)
-    dead = len(kept) - len(live)
+def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
+    """The picture; returns the graph drawn, if there is one."""
+    live = live_edges(run.graph, choice.edges)
+    dead = choice.n - len(live)
+    shown = live if choice.drop_dead_ends else choice.edges
     if dead:
-        st.caption(f"{dead} of the {n:,} edges are dead ends, on no path from input to output: not drawn.")
-    if not len(live):
-        st.info("No path leads from the embedding to the final residual through these edges: keep more of them.")
-        return
-    if len(live) > MANY:
-        st.warning(f"{len(live):,} edges are too many to draw readably: the graph shows the strongest {MANY} of them.")
-        live = live[:MANY]
-    drawn = circuit_graph(run.graph, live, run.scores)
-    height = graph_height(drawn)
-    caption = f"{len(live)} edges. {run.caption}"
-    event = st.echarts_chart(
-        graph_options(drawn, caption=caption, dark=page.is_dark(), width=680, height=height),
-        height=height,
-        key=f"graph-{run.id}-{n}",  # a selection belongs to one circuit
-        on_select="rerun",
-    )
-    item = picked_item(drawn, event["selection"]["selected"])
-    if item is not None:
-        with st.container(border=True):
-            st.markdown(item.text.replace("<b>", "**").replace("</b>", "**").replace("<br>", "  \n"))
-
-
-def faithfulness(run: Run, n: int) -> None:
-    """Measure the circuit, the whole model and the fully ablated one; results are kept with the run."""
-    done = session.measurements(run)
-    slot = f"measure-{run.id}"  # a run's own: another run's job or error says nothing about this one
-    if (measured := job_panel.follow(slot)) is not None:
-        done.update(measured)
-    failed = f"error-{slot}" in st.session_state
-    missing = tuple(sorted({0, n, run.graph.n_edges} - done.keys()))
-    if missing and job_panel.running(slot) is None and not failed:
-        request = MeasureRequest(run.config, run.scores, missing, run.config.method.ablation_type)
-        job_panel.start(slot, measure_circuits, request, title=f"Measuring the circuit of {n:,} edges")
-        st.rerun()
-    if missing:
-        if failed and st.button("Measure again"):
-            del st.session_state[f"error-{slot}"]
-            st.rerun()
-        return
-    report(run, n)
-
-
-def report(run: Run, n: int) -> None:
-    done = session.measurements(run)
-    circuit, whole, ablated = done[n], done[run.graph.n_edges], done[0]
-    method = run.config.method
-    function = f"{method.grad_function} {method.answer_function}"
-    span = whole.mean - ablated.mean
-    if abs(span) < 1e-3 * max(abs(whole.mean), abs(ablated.mean), 1e-6):
-        st.warning("The whole and the fully ablated model do equally well, so no share can be given.")
-    else:
-        share = (circuit.mean - ablated.mean) / span
-        st.metric(
-            "Faithfulness",
-            f"{share + 0.0:.0%}" if abs(share) >= 0.005 else "0%",
-            help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
-            "whole model, 0 % as bad as with every edge ablated.",
+        are = "is a dead end" if dead == 1 else "are dead ends"
+        what = "not drawn" if choice.drop_dead_ends else "drawn too"
+        st.caption(
+            f"{dead:,} of the {choice.n:,} edges {are}, on no path from the embedding to the final residual: {what}."
         )
-        st.markdown(verdict(run, n, share, circuit.accuracy))
-    rows = [("Whole model", whole), (f"**{n:,} edges**", circuit), ("No edge", ablated)]
-    lines = [f"| {name} | {result.mean:+.2f} | {right(result.accuracy)} |" for name, result in rows]
-    st.markdown("\n".join([f"| | {function} | right |", "| --- | ---: | ---: |", *lines]))
-    source = " from the corrupt prompts" if method.ablation_type.reads_batch else ""
+    if not len(shown):
+        st.info(
+            "No path leads from the embedding to the final residual through these edges: keep more of them. "
+            f"{explain.more('dead-end')}"
+        )
+        return None
+    if len(shown) > DRAWN:
+        st.warning(
+            f"{len(shown):,} edges are too many to draw: the graph shows the strongest {DRAWN:,} of them. "
+            f"{explain.more('graph-size')}"
+        )
+    elif len(shown) > READABLE:
+        st.warning(
+            f"{len(shown):,} edges are hard to read in one picture. Zoom in, or hover to single out a node. "
+            f"{explain.more('graph-size')}"
+        )
+    shown = shown[:DRAWN]
+    drawn = circuit_graph(run.graph, shown, run.scores, ranks=run.ranks)
+    layout = circuit_layout(drawn, reference(run, choice), width=WIDTH, tokens=run.tokens)
+    caption = f"{len(drawn.edges) - links(drawn):,} of {choice.words}; {run.caption}"
+    stable = stability.of_circuit(run, choice)
+    if stable is not None:
+        caption += "; faded: in few of 200 bootstrap draws of the prompts"
+    svg = graph_svg(drawn, layout, caption=caption, dark=page.is_dark(), tokens=run.tokens, stability=stable)
+    name = f"circuit-{run.id[:8]}-{choice.n}"
+    looked = st.query_params.get("look")
+    height = min(layout.height + 90, 720)
+    graph_view.show(svg, height=height, picked=looked, file_name=name, key=f"graph-{run.id}", on_click=look_at)
+    st.caption(reading(run, choice))
+    stable_at, export_at = st.columns([3, 1], vertical_alignment="center")
+    with stable_at:
+        stability.toggle(run, choice)
+    with export_at:
+        exports(run, choice, drawn, svg, caption, name)
+    with st.expander("The same as a table", icon=":material/table_rows:"):
+        table = edge_table(run.graph, run.scores, shown, ranks=run.ranks)
+        st.dataframe(table, hide_index=True, height=260, alt=f"The {len(shown)} edges drawn, with their scores.")
+    return drawn
+
+
+def question(run: Run) -> None:
+    """What the circuit is a circuit of: the first prompt pair that was scored."""
+    pair = run.config.prompts.pairs[run.used_rows[0]]
+    right, wrong = (page.plain(", ".join(texts[:3]).strip()) for texts in (pair.answers, pair.wrong_answers))
     st.caption(
-        f"Means over the {len(circuit.values)} prompt pairs that the scores were made from: new prompts may do "
-        f"worse. Clean prompts in; all edges but the circuit's carry {method.ablation_type} "
-        f"ablation{source}. 'Right' is the share of prompts with every right answer above every wrong one."
-    )
-    if method.ablation_type is AblationType.RESAMPLE and method.clean_corrupt == "clean":
-        st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
-
-
-def verdict(run: Run, n: int, share: float, accuracy: float) -> str:
-    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead."""
-    if n == run.graph.n_edges:
-        return "These are all the edges: the whole model."
-    kept = f"the {n:,} strongest edges keep {share:.0%} of the difference between the whole and the ablated model"
-    if accuracy < 0.5:
-        return (
-            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - accuracy:.0%} of the prompts. Keep more edges."
-        )
-    if share < 0.2:
-        return f"**No**: {kept}. Keep more edges, or score with integrated gradients."
-    return f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}" + (
-        "." if math.isnan(accuracy) else f", and the right answer stays ahead on {accuracy:.0%} of the prompts."
+        f"**The task**, as in the first of {len(run.used_rows)} prompt pairs: *{page.plain(pair.clean)}* → **{right}**"
+        + (f", not {wrong}" if wrong else "")
+        + f". The corrupt prompt: *{page.plain(pair.corrupt)}*"
     )
 
 
-def right(accuracy: float) -> str:
-    """The share of prompts with every right answer above every wrong one."""
-    return "–" if math.isnan(accuracy) else f"{accuracy:.0%}"
+def reading(run: Run, choice: Choice) -> str:
+    """How to read the picture, for whoever sees it first."""
+    rest, ablation = run.graph.n_edges - choice.n, run.config.method.ablation_type
+    instead = "what they would carry on the corrupt prompt" if ablation is AblationType.RESAMPLE else f"the {ablation}"
+    return (
+        "**Read it upwards**: the prompt comes in at the bottom, heads (ellipses) carry information between its words, "
+        "MLPs (boxes) work on each word, and the next word is read off at the top. The thicker a line, the larger its "
+        f"score; blue helps the task, orange works against it. The other {rest:,} edges carry {instead}. "
+        "**Click** a part to read about it, hover to single it out, zoom with Ctrl and scroll, drag to move."
+    )
+
+
+def look_at(item: str) -> None:
+    """A click on what is looked at already, or beside all, ends that."""
+    address.put("look", None if item in ("none", st.query_params.get("look")) else item)
+
+
+def links(drawn: nx.MultiDiGraph) -> int:
+    return sum(data["kind"] == "group" for *_, data in drawn.edges(data=True))
+
+
+def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption: str, name: str) -> None:
+    snippet = export.python_snippet(run, choice.n, choice.importance)
+    files: dict[str, tuple[Callable[[], str | bytes], str, str, str]] = {
+        "Picture, SVG": (
+            lambda: svg.encode(), f"{name}.svg", "image/svg+xml", "For papers and slides; sharp at any size.",
+        ),
+        "Graph, GraphML": (
+            lambda: export.graphml(drawn, caption), f"{name}.graphml", "application/xml",
+            "The edges shown, for Gephi, Cytoscape or networkx.",
+        ),
+        "Graph, node-link JSON": (
+            lambda: export.node_link_json(drawn, caption), f"{name}.json", "application/json",
+            "The edges shown, for D3 or networkx.",
+        ),
+        "Graph, DOT": (
+            lambda: export.dot(drawn, caption), f"{name}.dot", "text/vnd.graphviz", "The edges shown, for Graphviz.",
+        ),
+        "All scores, safetensors": (
+            lambda: export.run_file(run), f"{run.id[:8]}.safetensors", "application/octet-stream",
+            "The whole run, with its prompts and options, under AutoCircuit's names.",
+        ),
+        "All scores, CSV": (
+            lambda: export.scores_csv(run), f"{run.id[:8]}.csv", "text/csv", "Every edge with its score, a line each.",
+        ),
+        "Python that computes this again": (
+            lambda: snippet, f"{name}.py", "text/x-python", "A script with these prompts and options, for a notebook.",
+        ),
+    }  # fmt: skip
+    with st.popover("Export", icon=":material/download:", help="The circuit or all scores as a file."):
+        for label, (data, file, mime, words) in files.items():
+            st.download_button(
+                label, data, file, mime, on_click="ignore", width="stretch", key=f"export-{file}-{label}", help=words
+            )
+        st.caption("PNG: the button in the corner of the picture.")
+
+
+def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
+    """The node or edge that was clicked, and that the address names, in words and numbers."""
+    item = st.query_params.get("look")
+    if item is None:
+        return
+    kind, _, name = item.partition(":")
+    with st.container(border=True):
+        if kind == "node" and name in drawn:
+            node_details(run, drawn, name, below)
+        elif kind == "edge" and name.isdecimal() and len(name) < 12 and int(name) < run.graph.n_edges:
+            follow_effects(run)
+            edge_details(run, int(name))
+        elif kind == "node":
+            st.markdown(f"`{name[:40]}` is not in this circuit.")
+        else:
+            address.left_out("look")
+        st.button(
+            "Close", key="close", type="tertiary", on_click=lambda: address.put("look", None),
+            help="Ends looking at this part; a click beside all parts of the picture does so, too.",
+        )  # fmt: skip
 
 
 if not run.scores.any():
     st.error(ALL_ZERO)
     st.stop()
-n_edges = choose_size(run)
-graph, measured = st.columns([3, 1.15], gap="medium")
-with measured:
-    st.subheader("Does it still do the task?", anchor=False)
-    faithfulness(run, n_edges)
+question(run)
+controls, share_at = st.columns([8, 1], vertical_alignment="bottom")
+with controls:
+    choice = choose(run)
+graph, beside = st.columns([3, 1.15], gap="medium")
 with graph:
-    draw(run, n_edges)
+    drawn = draw(run, choice)
+    below = st.container()
+with beside:
+    if drawn is not None:
+        details(run, drawn, below)
+    st.subheader("Does it still do the task?", anchor=False)
+    setting = faithfulness.ask(run, choice)
+    faithfulness.panel(run, choice, setting)
+faithfulness.curve(run, choice, setting)
+with share_at:
+    share.share(run)
+address.remember(page.CIRCUIT)

@@ -1,46 +1,33 @@
-"""Figures: the numbers they show against plain loops, what a click means, and a layout in which nothing moves."""
+"""Figures: the numbers they show against plain loops, what a click means, and that they say what they show."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import pytest
 
 from circuit.errors import OptionError
 from circuit.graph import EdgeGraph
-from circuit.plots.circuit_graph import graph_height, graph_options, layered_layout, picked_item
+from circuit.plots.attention import attention_heatmaps
 from circuit.plots.colors import PALETTES, bar_scale, log_place, score_scale, score_ticks
-from circuit.plots.heatmap import (
+from circuit.plots.curves import effect_scatter, falloff_curve, trust
+from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
+from circuit.plots.matrix import position_heatmap, score_matrix
+from circuit.plots.numbers import (
     Reduce,
-    block_heatmap,
     dense_scores,
     destination_groups,
-    layer_heatmap,
     layer_scores,
-    picked_block,
-    picked_edge,
-    score_matrix,
+    position_scores,
     source_groups,
 )
-from circuit.pruning import circuit_graph, top_edges
+from circuit.selection import EdgeFilter
+from tests.graphs import SHAPES, SMOL, random_scores
 
-SHAPES = [
-    EdgeGraph(3, 4, 4),
-    EdgeGraph(4, 6, 2),
-    EdgeGraph(3, 3, 1, parallel=True),
-    EdgeGraph(2, 4, 4, seq_len=3),
-    EdgeGraph(3, 4, 2, seq_len=4),
-]
-SMOL = EdgeGraph(n_layers=30, n_heads=9, n_kv_heads=3)
 REDUCTIONS: list[Reduce] = ["abs_sum", "signed_sum", "abs_max"]
 CAPTION = "Teaching model, 8 prompt pairs · edge attribution patching · positive: ablating the edge hurts the task"
-
-
-def random_scores(graph: EdgeGraph, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_t(2, graph.n_edges).astype(np.float32)
 
 
 def reduced(values: list[float], reduce: Reduce) -> float:
@@ -134,6 +121,9 @@ def figures(graph: EdgeGraph) -> list[Any]:
         block_heatmap(graph, scores, "A1", "A0", caption=CAPTION),
         block_heatmap(graph, scores, "Resid End", "MLP 0", caption=CAPTION, dark=True),
         score_matrix(graph, scores, caption=CAPTION),
+        falloff_curve(scores, caption=CAPTION),
+        effect_scatter(graph, scores, {3: 0.1, 5: -0.2}, caption=CAPTION),
+        *([] if graph.seq_len is None else [position_heatmap(graph, scores, ["·a"] * graph.seq_len, caption=CAPTION)]),
     ]
 
 
@@ -142,7 +132,7 @@ def test_every_figure_becomes_json_and_carries_its_caption(graph: EdgeGraph) -> 
     for figure in figures(graph):
         text = figure.to_json()
         assert json.loads(text)["data"]
-        written = figure.layout.annotations[0].text.replace("<br>", " ")
+        written = figure.layout.annotations[-1].text.replace("<br>", " ")
         assert written == CAPTION
 
 
@@ -282,143 +272,128 @@ def test_text_and_lines_stand_out_on_the_page(dark: bool, page: str) -> None:
         assert contrast(color, page) >= 3  # WCAG AA for graphics
 
 
-# --- the circuit ---------------------------------------------------------------------------------------------------
+# --- filters, positions, and many edges at once --------------------------------------------------------------------
 
 
-def drawn_circuit(graph: EdgeGraph, n: int, seed: int = 0) -> nx.MultiDiGraph:
-    scores = random_scores(graph, seed)
-    return circuit_graph(graph, top_edges(scores, n), scores)
-
-
-@pytest.mark.parametrize("graph", [*SHAPES, SMOL], ids=str)
-def test_one_more_edge_moves_no_node(graph: EdgeGraph) -> None:
-    before = layered_layout(drawn_circuit(graph, 1))
-    for n in range(2, 60):
-        after = layered_layout(drawn_circuit(graph, n))
-        assert before.items() <= after.items()
-        before = after
-
-
-@pytest.mark.parametrize("graph", [*SHAPES, SMOL], ids=str)
-def test_one_more_edge_moves_nothing_on_the_screen_either(graph: EdgeGraph) -> None:
-    def on_screen(n: int) -> dict[str, tuple[float, float]]:
-        data = graph_options(drawn_circuit(graph, n), caption=CAPTION)["series"][0]["data"]
-        return {node["name"]: (node["x"], node["y"]) for node in data}
-
-    few, many = on_screen(10), on_screen(60)
-    assert few.items() <= many.items()
-    for axis in (0, 1):  # ECharts fits the picture to the outermost nodes
-        for outermost in (min, max):
-            assert outermost(at[axis] for at in few.values()) == outermost(at[axis] for at in many.values())
-
-
+@pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("graph", SHAPES, ids=str)
-def test_every_node_has_a_place_of_its_own_and_edges_lead_upwards(graph: EdgeGraph) -> None:
-    drawn = drawn_circuit(graph, graph.n_edges)
-    places = layered_layout(drawn)
-    assert len(set(places.values())) == len(drawn)
-    for tail, tip in drawn.edges():
-        assert places[tail][1] < places[tip][1]
+def test_what_the_filter_holds_back_counts_for_nothing_and_leaves_a_blank(graph: EdgeGraph, reduce: Reduce) -> None:
+    scores = random_scores(graph)
+    kept = EdgeFilter(sign="positive", min_score=0.8).mask(graph, scores)
+    blocks: dict[tuple[str, str], list[float]] = {}
+    for edge in np.flatnonzero(kept):
+        row = group_of(graph.destinations[graph.edge_destination[edge]].name, False)
+        column = group_of(graph.sources[graph.edge_source[edge]].name, False)
+        blocks.setdefault((row, column), []).append(float(scores[edge]))
+    values, counts = layer_scores(graph, scores, reduce=reduce, kept=kept)
+    for i, row in enumerate(group.name for group in destination_groups(graph)):
+        for j, column in enumerate(group.name for group in source_groups(graph)):
+            of_block = blocks.get((row, column), [])
+            assert counts[i, j] == len(of_block)
+            assert values[i, j] == pytest.approx(reduced(of_block, reduce), rel=1e-4, nan_ok=True)
+    matrix = dense_scores(graph, scores, reduce=reduce, kept=kept)
+    pairs = {(int(graph.edge_destination[edge]), int(graph.edge_source[edge])) for edge in np.flatnonzero(kept)}
+    assert {(int(i), int(j)) for i, j in zip(*np.nonzero(np.isfinite(matrix)), strict=True)} == pairs
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("n", [0, 10, 50, 200])
-@pytest.mark.parametrize("graph", [*SHAPES, SMOL], ids=str)
-def test_the_options_are_plain_json_and_carry_the_caption(graph: EdgeGraph, n: int, dark: bool) -> None:
-    drawn = drawn_circuit(graph, min(n, graph.n_edges))
-    options = graph_options(drawn, caption=CAPTION, dark=dark, height=graph_height(drawn))
-    text = json.dumps(options, allow_nan=False)
-    assert len(text) < 250_000
-    assert options["title"][1]["text"].replace("\n", " ") == CAPTION
-    names = [node["name"] for node in options["series"][0]["data"]]
-    assert len(set(names)) == len(names)
-    assert {end for link in options["series"][0]["links"] for end in (link["source"], link["target"])} <= set(names)
+def test_a_filter_changes_no_colour_and_still_takes_clicks() -> None:
+    graph = SHAPES[1]
+    scores = random_scores(graph)
+    kept = np.abs(scores) < 0.5
+    for draw in (layer_heatmap, score_matrix):
+        assert (
+            draw(graph, scores, caption=CAPTION, kept=kept).data[0].zmax
+            == draw(graph, scores, caption=CAPTION).data[0].zmax
+        )
+    nothing = np.zeros(graph.n_edges, dtype=bool)
+    figure = layer_heatmap(graph, scores, caption=CAPTION, kept=nothing)
+    assert not np.isfinite(np.asarray(figure.data[0].z)).any()
+    assert "no edge fits the filter" in figure.data[2].text
+    assert block_heatmap(graph, scores, "A1", "A0", caption=CAPTION, kept=nothing).data[0].zmax > 0
 
 
-def links_of(options: dict[str, Any]) -> list[dict[str, Any]]:
-    return [link for link in options["series"][0]["links"] if "value" in link]
+def test_all_blocks_of_a_run_share_one_scale() -> None:
+    graph = SHAPES[0]
+    scores = random_scores(graph)
+    ends = {
+        block_heatmap(graph, scores, to, source, caption=CAPTION).data[0].zmax
+        for to, source in (("A1", "A0"), ("MLP 2", "A1"), ("Resid End", "Resid Start"))
+    }
+    assert ends == {float(np.abs(scores).max())}
 
 
-def test_width_follows_strength_and_colour_follows_sign() -> None:
-    for dark in (False, True):
-        links = links_of(graph_options(drawn_circuit(SHAPES[0], 40), caption=CAPTION, dark=dark))
-        by_strength = sorted(links, key=lambda link: abs(link["value"]))
-        widths = [link["lineStyle"]["width"] for link in by_strength]
-        assert widths == sorted(widths)
-        palette = PALETTES[dark]
-        for link in links:
-            assert link["lineStyle"]["color"] == (palette.helps if link["value"] >= 0 else palette.hurts)
+@pytest.mark.parametrize("graph", [SHAPES[1], SMOL], ids=str)
+def test_an_edge_belongs_to_the_block_that_shows_it(graph: EdgeGraph) -> None:
+    scores = random_scores(graph)
+    for edge in (0, graph.n_edges // 2, graph.n_edges - 1):
+        figure = block_heatmap(graph, scores, *block_of(graph, edge), caption=CAPTION, chosen=edge)
+        assert [edge] in [list(data) for data in figure.data[2].customdata]
+        marks = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+        (mark,) = marks
+        column, row = (figure.data[0][axis][int(at + 0.5)] for axis, at in (("x", mark.x0), ("y", mark.y0)))
+        assert graph.edge_name(edge) == f"{column}->{row}"
 
 
-def test_kinds_of_node_differ_by_shape_and_inputs_by_dashes() -> None:
-    drawn = drawn_circuit(SHAPES[1], SHAPES[1].n_edges)
-    options = graph_options(drawn, caption=CAPTION)
-    looks: dict[str, set[tuple[str, int]]] = {}
-    for node in options["series"][0]["data"]:
-        if node["name"] in drawn:
-            kind = drawn.nodes[node["name"]]["kind"]
-            looks.setdefault(kind, set()).add((node["symbol"], node["symbolRotate"]))
-    assert all(len(look) == 1 for look in looks.values())
-    assert len(set.union(*looks.values())) == len(looks) == 5
-    dashes: dict[str, set[str]] = {"Q": set(), "K": set(), "V": set()}
-    scored = {data["edge"]: data for *_, data in drawn.edges(data=True) if data["kind"] == "edge"}
-    series = options["series"][0]
-    for i, link in enumerate(series["links"]):
-        item = picked_item(drawn, [{"data_type": "edge", "data_indices": [i]}])
-        if item and item.edge is not None and (to := scored[item.edge]["input"]) in dashes:
-            style = link["lineStyle"]
-            dashes[to].add("solid" if style["type"] == "solid" else "dotted" if "cap" in style else "dashed")
-    assert dashes == {"Q": {"solid"}, "K": {"dashed"}, "V": {"dotted"}}
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("graph", [SHAPES[3], SHAPES[4]], ids=str)
+def test_positions_show_what_each_layer_reads_there(graph: EdgeGraph, reduce: Reduce) -> None:
+    scores = random_scores(graph)
+    kept = scores > 0.3
+    cells: dict[tuple[str, int], list[float]] = {}
+    for edge in np.flatnonzero(kept):
+        row = group_of(graph.destinations[graph.edge_destination[edge]].name, False)
+        cells.setdefault((row, int(graph.edge_position[edge])), []).append(float(scores[edge]))
+    values = position_scores(graph, scores, reduce=reduce, kept=kept)
+    for i, group in enumerate(destination_groups(graph)):
+        for position in range(graph.seq_len or 0):
+            expected = reduced(cells.get((group.name, position), []), reduce)
+            assert values[i, position] == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    with pytest.raises(OptionError, match="sums over token positions"):
+        position_scores(SHAPES[0], random_scores(SHAPES[0]))
 
 
-@pytest.mark.parametrize("graph", SHAPES, ids=str)
-def test_a_click_means_the_node_or_edge_drawn_at_that_index(graph: EdgeGraph) -> None:
-    drawn = drawn_circuit(graph, 40)
-    series = graph_options(drawn, caption=CAPTION)["series"][0]
-    for i, node in enumerate(series["data"]):
-        item = picked_item(drawn, [{"data_type": "node", "data_indices": [i]}])
-        if node["name"] in drawn:
-            assert item is not None
-            assert (item.node, item.edge) == (node["name"], None)
-            assert item.text == node["tooltip"]["formatter"]
-        else:
-            assert item is None
-    for i, link in enumerate(series["links"]):
-        item = picked_item(drawn, [{"data_type": "edge", "data_indices": [i]}])
-        assert item is not None
-        assert item.text == link["tooltip"]["formatter"]
-        if "value" in link:
-            assert item.edge is not None
-            assert drawn.edges[link["source"], link["target"], item.edge]["score"] == link["value"]
-        else:
-            assert (item.kind, item.edge) == ("group", None)
+def test_the_fall_off_ends_at_the_share_of_what_is_shown() -> None:
+    scores = np.array([4, -3, 2, 1, 0], dtype=np.float32)
+    strength, share = falloff_curve(scores, caption=CAPTION).data
+    assert list(strength.x) == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(strength.y, [4, 3, 2, 1, np.nan])
+    np.testing.assert_allclose(share.y, [0.4, 0.7, 0.9, 1, 1])
+    assert falloff_curve(scores, caption=CAPTION, kept=scores < 0).data[1].y[-1] == pytest.approx(0.3)
+    assert len(falloff_curve(scores, caption=CAPTION, kept=scores > 9).data[0].x) == 0
 
 
-def test_a_click_on_nothing_or_on_what_is_gone_means_nothing() -> None:
-    drawn = drawn_circuit(SHAPES[0], 5)
-    assert picked_item(drawn, []) is None
-    assert picked_item(drawn, [{"data_type": "edge", "data_indices": [5]}]) is None
-    assert picked_item(drawn, [{"data_type": "node", "data_indices": []}]) is None
+def test_a_point_of_the_scatter_is_an_edge_that_can_be_picked() -> None:
+    graph = SHAPES[0]
+    scores = random_scores(graph)
+    line, points = effect_scatter(graph, scores, {7: 0.25, 100: -1.5}, caption=CAPTION).data
+    assert list(points.x) == [pytest.approx(scores[7]), pytest.approx(scores[100])]
+    assert list(points.y) == [0.25, -1.5]
+    assert picked_edge([{"customdata": points.customdata[1]}]) == 100
+    assert list(line.x) == list(line.y)
 
 
-def test_an_edge_is_explained_in_words_with_the_meaning_of_its_sign() -> None:
-    graph = EdgeGraph(2, 2, 2)
-    scores = np.zeros(graph.n_edges, dtype=np.float32)
-    names = [graph.edge_name(edge) for edge in range(graph.n_edges)]
-    scores[names.index("A0.1->A1.0.Q")] = -0.5
-    drawn = circuit_graph(graph, top_edges(scores, 1), scores)
-    item = picked_item(drawn, [{"data_type": "edge", "data_indices": [0]}])
-    assert item is not None
-    assert item.text.split("<br>") == [
-        "<b>A0.1</b> → query input of <b>A1.0</b>",
-        "score -0.5: ablating this edge helps the task",
-        f"number 1 of {graph.n_edges} edges by |score|",
-    ]
+def test_how_far_scores_agree_with_effects_is_said_in_numbers() -> None:
+    scores = np.array([1, 2, -4, 3], dtype=np.float32)
+    assert trust(scores, {0: 0.5, 1: 1.0, 2: -2.0}) == (
+        "3 of 3 have the sign of their score; correlation 1.00; the measured effect is typically 0.50 times the score."
+    )
+    assert trust(scores, {3: -1.0}) == "0 of 1 have the sign of their score."
 
 
-def test_positions_are_labelled_with_their_tokens() -> None:
-    graph = SHAPES[3]
-    drawn = drawn_circuit(graph, 20)
-    options = graph_options(drawn, caption=CAPTION, position_labels=["·When", "·Mary", "·and"])
-    labels = {node["name"]: node["label"].get("formatter") for node in options["series"][0]["data"]}
-    assert [labels[f"position {i}"] for i in range(3)] == ["·When", "·Mary", "·and"]
+def test_attention_is_drawn_for_both_prompts_and_nothing_for_what_lies_ahead() -> None:
+    pattern = np.full((3, 3), 1 / 3)
+    figure = attention_heatmaps(pattern, pattern, ["a", "b", "a"], ["a", "c", "a"], caption=CAPTION)
+    clean, corrupt = figure.data
+    assert list(clean.x) == ["0 a", "1 b", "2 a"]
+    assert list(corrupt.y) == ["0 a", "1 c", "2 a"]
+    assert np.isfinite(np.asarray(clean.z)).tolist() == np.tri(3, dtype=bool).tolist()
+    assert [title.text for title in figure.layout.annotations[:2]] == ["clean", "corrupt"]
+
+
+@pytest.mark.parametrize("labels", [3, 6, 12])
+@pytest.mark.parametrize("top", [0.0011, 0.1, 1.9, 740.0])
+def test_ticks_leave_room_for_their_labels(top: float, labels: int) -> None:
+    for signed in (False, True):
+        places = log_place(np.array(score_ticks(top, signed=signed, labels=labels)), top)
+        assert np.diff(places).min() >= (2 if signed else 1) / (labels - 1) - 1e-9
+        assert {0.0}.issubset(places.tolist())

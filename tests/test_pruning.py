@@ -19,6 +19,7 @@ from circuit.pruning import (
     edges_above,
     edges_for_share,
     live_edges,
+    node_edges,
     top_edges,
 )
 
@@ -297,3 +298,46 @@ def test_the_graph_can_be_written_as_graphml_and_json(graph: EdgeGraph) -> None:
     assert set(nx.read_graphml(file).nodes) == set(drawn.nodes)
     back = nx.node_link_graph(json.loads(json.dumps(nx.node_link_data(drawn, edges="edges"))), edges="edges")
     assert nx.utils.graphs_equal(back, drawn)
+
+
+# --- positive scores only ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 3, 17, 40])
+def test_by_positive_score_no_edge_is_chosen_whose_ablation_helps(n: int) -> None:
+    scores = np.random.default_rng(n).integers(-4, 5, 40).astype(np.float32)
+    plain = sorted((edge for edge in range(40) if scores[edge] > 0), key=lambda edge: (-scores[edge], edge))[:n]
+    assert top_edges(scores, n, "positive").tolist() == plain
+    assert set(edges_above(scores, 2, "positive")) == set(np.flatnonzero(scores >= 2))
+    assert (scores[edges_above(scores, 0, "positive")] > 0).all()
+
+
+def test_a_share_of_the_positive_scores_is_reached_by_the_fewest_edges() -> None:
+    scores = np.array([4, -9, 3, 2, 1], dtype=np.float32)
+    assert edges_for_share(scores, 0.7, "positive").tolist() == [0, 2]
+    assert edges_for_share(scores, 1, "positive").tolist() == [0, 2, 3, 4]
+
+
+def test_a_kind_of_importance_that_there_is_not_is_named() -> None:
+    with pytest.raises(OptionError, match="'absolute' or 'positive'"):
+        top_edges(np.zeros(3, dtype=np.float32), 1, "loud")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_the_edges_of_a_node_are_those_that_name_it(graph: EdgeGraph) -> None:
+    scores = random_scores(graph)
+    drawn = circuit_graph(graph, np.arange(graph.n_edges), scores)
+    group = graph.n_heads // graph.n_kv_heads
+    for node in drawn.nodes.values():
+        into, out_of = node_edges(graph, node)
+        label, head = node["label"], node.get("head")
+        at = f" @{node['position']}" if "position" in node else ""
+        reads = {label}
+        if node["kind"] == "head":
+            reads = {f"{label}.Q", *(f"A{node['layer']}.{head // group}.{to}" for to in "KV")}
+        elif node["kind"] == "kv":
+            reads = {f"A{node['layer']}.{head}.{to}" for to in "KV"}
+        names = [graph.edge_name(edge) for edge in range(graph.n_edges)]
+        ends = [name.removesuffix(at).split("->") if name.endswith(at) else ["", ""] for name in names]
+        assert into.tolist() == [i for i, (_, to) in enumerate(ends) if to in reads]
+        assert out_of.tolist() == [i for i, (of, _) in enumerate(ends) if of == label]

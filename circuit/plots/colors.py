@@ -80,7 +80,7 @@ DARK = Palette(
     },
     text="#f0f2f5",
     faint="#9aa3ad",
-    surface="#1b1f27",
+    surface="#171614",
     helps="#5ea6f5",
     hurts="#f08a3c",
 )
@@ -118,13 +118,22 @@ def score_scale(*, signed: bool) -> list[tuple[float, str]]:
     return [((1 + score(2 * t - 1)) / 2, color) for t, color in bar_scale(signed=True)]
 
 
-def score_ticks(top: float, *, signed: bool) -> list[float]:
-    """Round values for a colour bar: zero, and powers of ten up to `top`, with their negatives where signed."""
+def score_ticks(top: float, *, signed: bool, labels: int = 20) -> list[float]:
+    """Round values for a colour bar: zero, and powers of ten up to `top`, with their negatives where signed.
+
+    `labels` is how many of them have room. Zero and the ends come first, then larger powers before smaller ones; what
+    would touch a label that is there already is left out.
+    """
     highest = math.floor(math.log10(top) + 1e-9)
-    positive = [10.0**power for power in range(highest - DECADES + 1, highest + 1)]
-    if top > 1.8 * positive[-1]:
-        positive.append(top)
-    return [*(-value for value in reversed(positive)), 0.0, *positive] if signed else [0.0, *positive]
+    wanted = [0.0, top if top > 1.05 * 10.0**highest else 10.0**highest]
+    wanted += [10.0**power for power in range(highest, highest - DECADES, -1)]
+    apart = (2 if signed else 1) / max(labels - 1, 1)
+    ticks: list[float] = []
+    for value in wanted:
+        place = log_place(np.array([value]), top)
+        if value not in ticks and all(abs(log_place(np.array([tick]), top) - place) >= apart for tick in ticks):
+            ticks.append(value)
+    return sorted({*ticks, *(-tick for tick in ticks if tick)} if signed else ticks)
 
 
 def rgba(color: tuple[int, int, int], alpha: float) -> str:

@@ -1,52 +1,46 @@
 """What a session remembers: its model, prompts, method, jobs, and the run it looks at.
 
 Widgets keep their own values over page switches (`persist_state="session"`); what stands here is shared by pages. A
-finished run is written to the runs folder (`EDGESCOPE_RUNS`), and its id stands in the address of the pages that show
-it, so that a reload or a link finds it again. An id is a random uuid: who has it may look.
+finished run is written to the runs directory (`circuit.ui.my_runs`), and its id stands in the address of the pages that
+show it, so that a reload or a link finds it again. An id is a random uuid: who has it may look.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import json
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import streamlit as st
 
-from circuit.catalogue import cache_folder
+from circuit.catalogue import is_allowed, known, offered
 from circuit.errors import RunFileError
-from circuit.method import Method
-from circuit.prompts import PRESETS, PromptSet
-from circuit.runs import Run, RunConfig
+from circuit.examples import EXAMPLES
+from circuit.faithfulness import Curve
+from circuit.files import write_whole
+from circuit.method import GradFunction
+from circuit.prompts import PromptSet
+from circuit.runs import Run
+from circuit.ui import explain, my_runs
 
 if TYPE_CHECKING:
     from circuit.models import ModelCard
-    from circuit.tasks import CircuitMeasurement
 
-EXAMPLE = RunConfig(
-    "smollm2-135m",
-    replace(PRESETS["ioi"].prompts, pairs=PRESETS["ioi"].prompts.pairs[:12]),
-    Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint"),
-)
-"""What the landing page runs at one click: a dozen pairs, so that it takes seconds. With plain attribution patching,
-the strongest 100 edges of this model leave no path from input to output; averaged over five points they do."""
+EXAMPLE = EXAMPLES["smollm2-ioi"].config
+"""What a session starts from: model and prompts of the ready example on a real model."""
 
-TEACHING_EXAMPLE = replace(EXAMPLE, model="teaching", prompts=PRESETS["teaching-ioi"].prompts)
-"""The same on the model that ships with the app."""
-
-
-def runs_folder() -> Path:
-    return Path(os.environ.get("EDGESCOPE_RUNS") or cache_folder() / "runs")
+BOS_CHOICES = ("As the tokenizer does", "Yes", "No")
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
 
 
 def model_key() -> str:
-    """The model chosen on the prompts page."""
-    return st.session_state.setdefault("model", EXAMPLE.model)
+    """The model chosen on the prompts page; another where the owner does not allow it, or any longer."""
+    key = st.session_state.setdefault("model", EXAMPLE.model)
+    if key in known() and not is_allowed(key):
+        key = st.session_state["model"] = next(iter(offered()), key)
+    return key
 
 
 def cards() -> dict[str, ModelCard]:
@@ -65,63 +59,167 @@ def set_prompts(new: PromptSet) -> None:
     st.session_state["prompt_table"] = st.session_state.get("prompt_table", 0) + 1
 
 
+def put_prompts(new: PromptSet) -> None:
+    """Work on other prompts; those there were can be brought back."""
+    if (before := prompts()).pairs and before.pairs != new.pairs:
+        st.session_state["former_prompts"] = before
+    set_prompts(new)
+
+
+def replace_prompts(new: PromptSet) -> None:
+    """The same, at once."""
+    put_prompts(new)
+    st.rerun()
+
+
+def work_on(model: str, new: PromptSet) -> None:
+    """Work on another model and other prompts, from the next page on; the prompts there were can be brought back."""
+    st.session_state["model"] = model
+    put_prompts(new)
+
+
+def former_prompts() -> PromptSet | None:
+    """The prompts that were replaced last."""
+    return st.session_state.get("former_prompts")
+
+
+def take_edit(after: PromptSet, *, start_over: bool = False) -> None:
+    """Take over what was typed into the table, which goes on as it is unless it is to start over."""
+    before = prompts()
+    if after.pairs != before.pairs:  # captions must not call other prompts by a preset's name
+        st.session_state["prompts"] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
+    if start_over:
+        set_prompts(prompts())
+
+
+EDITED = " (edited)"
+
+
+def choose_grad_function(help_text: str) -> GradFunction:
+    """The choice of a grad function: one for all pages."""
+    choices = get_args(GradFunction)
+    now = choices.index(st.session_state.get("grad_function", "logit"))
+    st.session_state["grad_function"] = st.selectbox("Grad function", choices, index=now, key="grad", help=help_text)
+    return st.session_state["grad_function"]
+
+
+def reset_bos() -> None:
+    """Leave the BOS token to the tokenizer."""
+    st.session_state["bos"] = BOS_CHOICES[0]
+
+
 def prepend_bos() -> bool | None:
     """Whether prompts start with a BOS token; None leaves it to the model's own tokenizer."""
-    return {"As the tokenizer does": None, "Yes": True, "No": False}[
-        st.session_state.get("bos", "As the tokenizer does")
-    ]
+    return {"Yes": True, "No": False}.get(st.session_state.get("bos", BOS_CHOICES[0]))
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
 def show_run(run: Run) -> None:
-    """Look at a run that has just finished: save it, and remember it among this session's."""
-    path = runs_folder() / f"{run.id}.safetensors"
-    try:
-        run.save(path)
-    except RunFileError as error:
-        st.session_state["notice"] = f"{error} The run stays here until you close this page."
+    """Look at a run that has just finished. The server has saved it already, if it could; else try again."""
+    keep_run(run)
+    my_runs.add(run.id)
     st.session_state["run"] = run
     st.query_params["run"] = run.id
-    recent: dict[str, str] = st.session_state.setdefault("recent", {})
-    recent[run.id] = f"{run.provenance.get('model', run.config.model)} · {run.config.prompts.name} · " + (
-        run.config.method.describe()
-    )
+
+
+def keep_run(run: Run) -> None:
+    """Save a run; where that fails it stays with the session, and a notice says so."""
+    try:
+        my_runs.library().save(run)
+    except RunFileError as error:
+        unsaved()[run.id] = run
+        st.session_state["notice"] = (
+            f"{error} The run stays here until you close this tab: save it again, or download it, on 5 · Runs."
+        )
+    else:
+        unsaved().pop(run.id, None)
+
+
+def unsaved() -> dict[str, Run]:
+    """Runs that could not be written, by id."""
+    return st.session_state.setdefault("unsaved", {})
 
 
 def current_run() -> Run | None:
-    """The run that the session looks at, or that the address names."""
-    wanted = st.query_params.get("run")
+    """The run that the session looks at, or that the address names; a warning where it cannot be shown."""
+    if (why := find_run()) is not None:
+        st.warning(f"The run that the address names cannot be shown. {why} {explain.more('run')}")
     run: Run | None = st.session_state.get("run")
-    if wanted and (run is None or run.id != wanted):
-        try:
-            run = _stored(wanted)
-            st.session_state["run"] = run
-        except RunFileError as error:
-            st.warning(f"The run that the address names cannot be shown. {error}")
-    if run is not None and wanted != run.id:
+    if run is not None and st.query_params.get("run") != run.id:
         st.query_params["run"] = run.id
     return run
 
 
-def open_run(run_id: str) -> None:
-    """Look at a stored run."""
+def find_run() -> str | None:
+    """Look at the run that the address names, if it names one; else why it cannot be shown."""
+    wanted, run = st.query_params.get("run"), st.session_state.get("run")
+    if wanted and (run is None or run.id != wanted):
+        try:
+            st.session_state["run"] = stored(wanted)
+        except RunFileError as error:
+            return str(error)
+    return None
+
+
+def open_run(run_id: str) -> bool:
+    """Look at a stored run; says whether it can be."""
     try:
-        st.session_state["run"] = _stored(run_id)
+        st.session_state["run"] = stored(run_id)
     except RunFileError as error:
         st.session_state["notice"] = f"That run cannot be shown. {error}"
+        return False
+    return True
 
 
-def _stored(run_id: str) -> Run:
-    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
-        raise RunFileError("Its id is mistyped: ids are 32 digits and letters from a to f.")
-    path = runs_folder() / f"{run_id}.safetensors"
-    if not path.exists():
-        raise RunFileError("There is no run with that id on this server.")  # the folder's name is the server's business
-    return Run.load(path)
+def stored(run_id: str) -> Run:
+    """A run of this server, or of this session.
+
+    Raises:
+        RunFileError: When there is none, or it is damaged.
+    """
+    if run_id in unsaved():
+        return unsaved()[run_id]
+    return my_runs.library().load(run_id)
 
 
-def measurements(run: Run) -> dict[int, CircuitMeasurement]:
-    """Circuits of this run that have been measured, by number of edges."""
-    return st.session_state.setdefault("measurements", {}).setdefault(run.id, {})
+def forget_run(run_id: str) -> None:
+    """Look no longer at a run that has been deleted."""
+    unsaved().pop(run_id, None)
+    my_runs.remove(run_id)
+    if (run := st.session_state.get("run")) is not None and run.id == run_id:
+        del st.session_state["run"]
+        st.query_params.pop("run", None)
+
+
+def curves(run: Run) -> dict[str, Curve]:
+    """What circuits of this run were measured to keep, by setting; kept in a file beside the run's."""
+    known: dict[str, dict[str, Curve]] = st.session_state.setdefault("curves", {})
+    if run.id not in known:
+        try:
+            kept = json.loads(my_runs.library().curves_file(run.id).read_text())
+            known[run.id] = {key: Curve.from_dict(values) for key, values in kept.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: measured again
+            known[run.id] = {}
+    return known[run.id]
+
+
+def keep_curve(run: Run, key: str, measured: Curve) -> None:
+    """Add what was measured."""
+    known = curves(run)
+    before = known.get(key)
+    known[key] = measured if before is None else before.with_points(measured.points)
+    library = my_runs.library()
+    if run.id not in library:  # deleted meanwhile, or never saved
+        return
+    try:
+        content = json.dumps({name: curve.to_dict() for name, curve in known.items()})
+        write_whole(library.curves_file(run.id), lambda part: part.write_text(content))
+    except OSError:
+        st.session_state["notice"] = "What was measured could not be saved: it stays here until you close this page."
+
+
+def effects(run: Run) -> dict[int, float]:
+    """What ablating single edges of this run really did, by number of edge."""
+    return st.session_state.setdefault("effects", {}).setdefault(run.id, {})

@@ -1,0 +1,47 @@
+"""Edges in words: every name in its sentence, and a measured effect beside its score."""
+
+from __future__ import annotations
+
+import pytest
+
+from circuit.graph import EdgeGraph
+from circuit.sentences import edge_words, effect_words, node_words, position_words
+
+GROUPED = EdgeGraph(3, 6, 2)
+PLAIN = EdgeGraph(3, 4, 4, seq_len=2)
+
+
+@pytest.mark.parametrize(
+    ("graph", "name", "words"),
+    [
+        (GROUPED, "A1.5->A2.1.Q", "head 5 of layer 1 writes into the query input of head 1 in layer 2"),
+        (GROUPED, "MLP 0->A2.1.K", "the MLP of layer 0 writes into the key input of key-value head 1 (heads 3 to 5) in "
+         "layer 2"),
+        (GROUPED, "Resid Start->MLP 1", "the embedding writes into the input of the MLP of layer 1"),
+        (GROUPED, "A0.0->Resid End", "head 0 of layer 0 writes into the final residual, which the unembedding reads"),
+        (PLAIN, "A0.3->A2.1.V @1", "head 3 of layer 0 writes into the value input of head 1 in layer 2 at position 1"),
+    ],
+)  # fmt: skip
+def test_an_edge_in_words(graph: EdgeGraph, name: str, words: str) -> None:
+    (edge,) = (edge for edge in range(graph.n_edges) if graph.edge_name(edge) == name)
+    assert edge_words(graph, edge) == words
+
+
+def test_a_measured_effect_stands_beside_its_estimate() -> None:
+    assert effect_words(0.43) == "ablating this edge raises the loss by about 0.43 (score)"
+    assert effect_words(0.43, 0.39).endswith(
+        "raises the loss by about 0.43 (score); measured by really ablating it: 0.39"
+    )
+    assert effect_words(-0.5, 0.25) == (
+        "ablating this edge lowers the loss by about 0.5 (score); really ablating it raised the loss by 0.25: the "
+        "score has the wrong sign"
+    )
+
+
+def test_a_tokens_markdown_is_only_text() -> None:
+    assert position_words(1, ["a", "*b*_[x](y)"]) == r"position 1 (\*b\*\_\[x\]\(y\))"
+    assert position_words(1, ["0", "1"]) == "position 1"
+    node = {"kind": "kv", "layer": 2, "head": 1, "position": 0}
+    assert node_words(node, {"n_heads": 6, "n_kv_heads": 2}, ["·So"]) == (
+        "keys and values of key-value head 1 (heads 3 to 5) of layer 2 at position 0 (·So)"
+    )
