@@ -1,223 +1,187 @@
-"""Running a circuit: does it still do the task?
+"""How much of the model's behaviour a circuit keeps: the numbers, from what was measured on every prompt.
 
-    run_circuits     logits of circuits of several sizes, as AutoCircuit's
-    masked_logits    logits with any mask value on any edge: what runs a circuit
+    Measured         one circuit on some prompts: answer value, whether right, P(answers), KL divergence, a prompt each
+    Curve            circuits of several sizes with the whole and the fully ablated model, on the same prompts
+    curve_sizes      the sizes at which the Mechanistic Interpretability Benchmark measures
 
-    outputs = run_circuits(model, loader, [0, 20, 500], scores, patch_type=PatchType.TREE_PATCH)
-    outputs[20]                                          # [n_prompts, d_vocab]
+    curve = measuring.measure(request)
+    curve.faithfulness                       # one number a size: 1 is as good as the model, 0 as bad as ablated
+    curve.cpr, curve.cmd                     # area under it, and area between it and 1
+    curve.interval()                         # what resampling the prompts makes of it
 
-With a mask an edge of its own, destination d reads
+With m(.) the mean answer value over prompts, the faithfulness of a circuit C of the model M, M_0 being the model with
+every edge ablated, is (Wang et al. 2023, https://arxiv.org/abs/2211.00593; Hanna et al. 2024, https://arxiv.org/abs/2403.17806)
 
-    x_d = r + sum over sources s of  mask[d, s] (a_s - c_s)
+    f(C) = (m(C) - m(M_0)) / (m(M) - m(M_0))
 
-The destinations of one layer are formed together in one matrix product; heads that now read different inputs are
-normalised and projected on their own, and their queries, keys and values put in place of the model's.
+CPR and CMD are those of the Mechanistic Interpretability Benchmark (Mueller et al. 2025,
+https://arxiv.org/abs/2504.13151): over the share of edges k on a linear axis, by the trapezoid rule between the sizes
+measured, the area under f, and that under |1 - f|. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, Float32
 
-from circuit.ablation import Ablation, Activations, Differences
-from circuit.dataset import PromptDataLoader
-from circuit.errors import NumericalError, OptionError
-from circuit.mask_gradient import PruneScores, precision_advice
-from circuit.memory import ready
-from circuit.method import AblationType, PatchType
-from circuit.patchable import Hook, PatchableModel
-from circuit.progress import Cancelled, Progress, Report
-from circuit.pruning import edge_mask, top_edges
+from circuit.errors import NumericalError
+
+CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The shares of a model's edges at which the Mechanistic Interpretability Benchmark measures circuits."""
+
+_SMALLEST_SPAN = 0.01
 
 
-def run_circuits(
-    model: PatchableModel,
-    dataloader: PromptDataLoader,
-    test_edge_counts: Sequence[int],
-    prune_scores: PruneScores,
-    patch_type: PatchType = PatchType.EDGE_PATCH,
-    ablation_type: AblationType = AblationType.RESAMPLE,
-    reverse_clean_corrupt: bool = False,
-    *,
-    progress: Report | None = None,
-    cancelled: Cancelled | None = None,
-) -> dict[int, Float[Tensor, "n_prompts d_vocab"]]:
-    """Logits of circuits of several sizes, after each prompt's last token.
+def curve_sizes(n_edges: int) -> tuple[int, ...]:
+    """`CURVE_SHARES` of `n_edges`, rounded down as the benchmark does, without doubles (which small models have)."""
+    return tuple(sorted({int(share * n_edges) for share in CURVE_SHARES}))
 
-    The circuit of n edges is the n edges of largest absolute score, ties broken by the edges' order (AutoCircuit takes
-    all tied edges instead, and so sometimes more than n).
 
-    Args:
-        model: The model, with positions kept apart or added up as in `prune_scores`.
-        dataloader: The prompts.
-        test_edge_counts: Sizes of the circuits.
-        prune_scores: Scores of every edge.
-        patch_type: `TREE_PATCH`: clean prompt in, all edges outside the circuit ablated with corrupt activations: the
-            circuit alone. `EDGE_PATCH`: corrupt prompt in, the circuit's edges patched with clean activations.
-        ablation_type: What replaces an ablated activation.
-        reverse_clean_corrupt: Swap clean and corrupt, for the input and for what is patched in.
-        progress: Called as `progress(step, total, message)` after each step.
-        cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
+@dataclass(frozen=True)
+class Measured:
+    """One circuit on some prompts, one number a prompt.
 
-    Returns:
-        For every size, float32 logits on the CPU, in the prompts' order.
-
-    Raises:
-        OptionError: A size that is negative or larger than the model, or scores of another model.
-        PromptError: Prompts that the model or the ablation cannot use; names the row.
-        NumericalError: A logit that is not finite; names the circuit.
-        JobCancelled: `cancelled` said so.
+    `values`: the answer function of the grad function, larger being better. `right`: 1 where every right answer's logit
+    is above every wrong one's, else 0; NaN without wrong answers. `probability`: of all right answers together.
+    `divergence`: KL divergence of the circuit's next-token distribution from the whole model's, in nats.
     """
-    flat = model.graph.flatten(prune_scores)
-    circuits = [edge_mask(model.graph, top_edges(flat, n)) for n in test_edge_counts]
-    outputs = run_edge_masks(
-        model,
-        dataloader,
-        circuits,
-        patch_type,
-        ablation_type,
-        reverse_clean_corrupt,
-        progress=progress,
-        cancelled=cancelled,
-    )
-    return dict(zip(test_edge_counts, outputs, strict=True))
+
+    n_edges: int
+    values: Float32[np.ndarray, " n"]
+    right: Float32[np.ndarray, " n"]
+    probability: Float32[np.ndarray, " n"]
+    divergence: Float32[np.ndarray, " n"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"n_edges": self.n_edges} | {name: getattr(self, name).tolist() for name in _COLUMNS}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Measured:
+        return cls(int(values["n_edges"]), *(np.array(values[name], dtype=np.float32) for name in _COLUMNS))
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
 
 
-def run_edge_masks(
-    model: PatchableModel,
-    dataloader: PromptDataLoader,
-    circuits: Sequence[np.ndarray],
-    patch_type: PatchType = PatchType.TREE_PATCH,
-    ablation_type: AblationType = AblationType.RESAMPLE,
-    reverse_clean_corrupt: bool = False,
-    *,
-    progress: Report | None = None,
-    cancelled: Cancelled | None = None,
-) -> list[Float[Tensor, "n_prompts d_vocab"]]:
-    """`run_circuits` for circuits given as sets of edges: for each, a bool array [n_edges], True for its edges."""
-    for kept in circuits:
-        if kept.shape != (model.graph.n_edges,):
-            raise OptionError(f"A circuit must be a bool array of {model.graph.n_edges} edges, not {list(kept.shape)}.")
-    dataloader = ready(model, dataloader, ablation_type)
-    total = len(dataloader) * len(circuits) + Ablation.n_passes(dataloader, ablation_type)
-    steps = Progress(total, progress, cancelled)
-    ablation = Ablation(model, dataloader, ablation_type, steps)
-    clean_in = (patch_type is PatchType.TREE_PATCH) != reverse_clean_corrupt
-    outputs: list[list[Tensor]] = [[] for _ in circuits]
-    for batch in dataloader:
-        batch = batch.to(model.device)
-        ablated = ablation.of(batch, "corrupt" if clean_in else "clean")
-        for kept, into in zip(circuits, outputs, strict=True):
-            steps.check()
-            patched = kept if patch_type is PatchType.EDGE_PATCH else ~kept
-            masks = _on_device(model, patched)
-            logits = masked_logits(model, batch.prompts("clean" if clean_in else "corrupt"), batch.last, ablated, masks)
-            if not logits.isfinite().all():
-                raise NumericalError(
-                    f"A logit that is not finite came out of the circuit of {int(kept.sum())} edges, among the prompts "
-                    f"{batch.rows.start + 1} to {batch.rows.stop}. {precision_advice(model)}"
-                )
-            into.append(logits.float().cpu())
-            steps.advance(f"circuit of {int(kept.sum())} edges")
-    return [torch.cat(parts) for parts in outputs]
+_COLUMNS = ("values", "right", "probability", "divergence")
 
 
-@torch.no_grad()
-def masked_logits(
-    model: PatchableModel,
-    tokens: Int[Tensor, "batch pos"],
-    last: Int[Tensor, " batch"],
-    ablated: Activations,
-    masks: Mapping[str, Tensor],
-) -> Float[Tensor, "batch d_vocab"]:
-    """Logits with a mask value on every edge: 0 leaves the edge as it is, 1 ablates it.
+@dataclass(frozen=True)
+class Curve:
+    """Circuits of rising size, the whole and the fully ablated model, on the same prompts of one model."""
 
-    Args:
-        model: The model.
-        tokens: The prompts, right-padded, on the model's device.
-        last: The position of each prompt's last token.
-        ablated: What replaces the sources: `Ablation.of` this batch.
-        masks: Mask values, named and shaped as scores, float32, on the model's device.
-    """
-    differences = Differences(model, ablated, *tokens.shape)
-    streams: dict[int, Tensor] = {}
-    projected: dict[str, Tensor] = {}
+    points: Sequence[Measured]
+    whole: Measured
+    ablated: Measured
 
-    def patch(*modules: str) -> Float[Tensor, "rows pos batch d_model"] | None:
-        """What is added to the stream for each destination of the modules, or None where nothing is."""
-        rows = torch.cat([masks[name] if _has_heads(name) else masks[name].unsqueeze(-2) for name in modules], dim=-2)
-        if not rows.any():
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        points = [point.to_dict() for point in self.points]
+        return {"points": points, "whole": self.whole.to_dict(), "ablated": self.ablated.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Curve:
+        points = tuple(Measured.from_dict(point) for point in values["points"])
+        return cls(points, Measured.from_dict(values["whole"]), Measured.from_dict(values["ablated"]))
+
+    @property
+    def n_prompts(self) -> int:
+        return len(self.whole.values)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [point.n_edges for point in self.points]
+
+    @cached_property
+    def values(self) -> Float32[np.ndarray, "points n"]:
+        return np.stack([point.values for point in self.points])
+
+    def with_points(self, more: Sequence[Measured]) -> Curve:
+        """The same curve with further sizes."""
+        by_size = {point.n_edges: point for point in (*self.points, *more)}
+        return Curve(tuple(by_size[size] for size in sorted(by_size)), self.whole, self.ablated)
+
+    def at(self, n_edges: int) -> Measured | None:
+        """What was measured at this size."""
+        return next((point for point in self.points if point.n_edges == n_edges), None)
+
+    @property
+    def too_close(self) -> str | None:
+        """Why no faithfulness can be given: a sentence, or None where it can."""
+        differences = self.whole.values - self.ablated.values
+        if abs(differences.mean()) > _SMALLEST_SPAN * np.abs(differences).mean():
             return None
-        read = differences.values[: rows.shape[-1]]
-        if model.seq_len is None:
-            return torch.tensordot(rows, read, dims=1)
-        return torch.einsum("prs,spbd->rpbd", rows, read)
+        return (
+            f"The whole model ({self.whole.mean:+.4g}) and the fully ablated one ({self.ablated.mean:+.4g}) do equally "
+            "well on average, so there is nothing that a circuit could keep a share of. Look at the prompts, or choose "
+            "another ablation."
+        )
 
-    def attention(layer: int) -> Hook:
-        def hook(x: Tensor, hook: object) -> None:
-            streams[layer] = x
-            names = [f"blocks.{layer}.hook_{kind}_input" for kind in "qkv"]
-            added = patch(*names)
-            if added is None:
-                return
-            read = model.attention_norm(layer)((_stream_first(x) + added).to(x.dtype))  # [rows, pos, batch, d_model]
-            w = model.weights(layer)
-            at_heads = torch.bmm(read.flatten(1, 2), torch.cat([w.W_Q, w.W_K, w.W_V])).unflatten(1, read.shape[1:3])
-            counts = [model.n_heads, model.n_kv_heads, model.n_kv_heads]
-            parts = at_heads.permute(2, 1, 0, 3).split(counts, dim=2)  # [batch, pos, heads, d_head] each
-            for name, part, bias in zip(model.head_input_hooks(layer), parts, (w.b_Q, w.b_K, w.b_V), strict=True):
-                projected[name] = part if bias is None else part + bias
+    @property
+    def faithfulness(self) -> Float[np.ndarray, " points"]:
+        """f of every size; in a curve of removed circuits, what is left without them.
 
-        return model.attention_hook(layer), hook
+        Raises:
+            NumericalError: Where whole and ablated model are too close to divide by their difference.
+        """
+        if (why := self.too_close) is not None:
+            raise NumericalError(why)
+        return _faithfulness(self.values.mean(1), self.whole.mean, self.ablated.mean)
 
-    def head_input(name: str) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor | None:
-            return projected.pop(name, None)
+    @property
+    def cpr(self) -> float:
+        """The benchmark's area under f over the share of edges (circuit performance ratio; larger is better)."""
+        return _area(self._shares, self.faithfulness)
 
-        return name, hook
+    @property
+    def cmd(self) -> float:
+        """The benchmark's area under |1 - f| (circuit-model distance; 0 is best)."""
+        return _area(self._shares, np.abs(1 - self.faithfulness))
 
-    def mlp(layer: int) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor | None:
-            added = patch(f"blocks.{layer}.hook_mlp_in")
-            if added is None:
-                return None
-            if model.shares_norm:
-                return model.attention_norm(layer)(_add(streams[layer], added))
-            return _add(x, added)
+    def smallest(self, target: float = 0.9) -> int | None:
+        """The smallest size measured that keeps `target` of the behaviour; None where none does."""
+        kept = np.flatnonzero(self.faithfulness >= target)
+        return self.sizes[kept[0]] if len(kept) else None
 
-        return model.mlp_hook(layer), hook
+    def interval(
+        self, share: float = 0.95, n_resamples: int = 1000, seed: int = 0
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """The bootstrap's percentile interval of every size's f: prompts are drawn with replacement, and circuit, whole
+        and ablated model averaged over the same draw."""
+        counts = resamples(self.n_prompts, n_resamples, seed)
+        points, whole, ablated = (
+            counts @ values.T for values in (self.values, self.whole.values[None], self.ablated.values[None])
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = (points - ablated) / (whole - ablated)
+        drawn = drawn[np.isfinite(drawn).all(1)]
+        low, high = np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2], axis=0)
+        return low, high
 
-    def final(x: Tensor, hook: object) -> Tensor | None:
-        added = patch(f"blocks.{model.n_layers - 1}.hook_resid_post")
-        return None if added is None else _add(x, added)
-
-    hooks: list[Hook] = [(model.embedding_hook, lambda x, hook: differences.embedding(x))]
-    for layer in range(model.n_layers):
-        hooks.append(attention(layer))
-        hooks += [head_input(name) for name in model.head_input_hooks(layer)]
-        hooks.append((model.head_output_hook(layer), lambda z, hook, layer=layer: differences.heads(layer, z)))
-        hooks.append(mlp(layer))
-        hooks.append((model.mlp_output_hook(layer), lambda x, hook, layer=layer: differences.mlp(layer, x)))
-    hooks.append((model.final_hook, final))
-    return model.logits(tokens, last, hooks)
+    @property
+    def _shares(self) -> Float[np.ndarray, " points"]:
+        return np.array(self.sizes) / self.whole.n_edges
 
 
-def _has_heads(module: str) -> bool:
-    return module.endswith(("hook_q_input", "hook_k_input", "hook_v_input"))
+def resamples(n: int, n_resamples: int, seed: int) -> Float[np.ndarray, "n_resamples n"]:
+    """Weights of `n` prompts in each of the bootstrap's draws; each row adds up to 1."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
 
 
-def _stream_first(x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "pos batch d_model"]:
-    return x.transpose(0, 1).float()
+def _faithfulness(circuit: np.ndarray, whole: float, ablated: float) -> np.ndarray:
+    return (circuit - ablated) / (whole - ablated)
 
 
-def _add(x: Float[Tensor, "batch pos d_model"], added: Float[Tensor, "1 pos batch d_model"]) -> Tensor:
-    return (_stream_first(x) + added[0]).to(x.dtype).transpose(0, 1)
-
-
-def _on_device(model: PatchableModel, patched: np.ndarray) -> dict[str, Tensor]:
-    flat = torch.from_numpy(patched.astype(np.float32)).to(model.device)
-    return model.graph.unflatten(flat)  # type: ignore[return-value,arg-type]
+def _area(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.trapezoid(y, x))

@@ -1,0 +1,116 @@
+"""Faithfulness, CPR and CMD against numbers worked out by hand; the bootstrap against what resampling must give."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from circuit.errors import NumericalError
+from circuit.faithfulness import CURVE_SHARES, Curve, Measured, curve_sizes, resamples
+
+
+def measured(n_edges: int, *values: float) -> Measured:
+    column = np.array(values, dtype=np.float32)
+    return Measured(n_edges, column, (column > 0).astype(np.float32), column / 10, column * 0)
+
+
+def curve(*points: tuple[int, float]) -> Curve:
+    """A model of 1000 edges whose answer difference is 4 whole and -1 ablated, on one prompt."""
+    return Curve(tuple(measured(*point) for point in points), measured(1000, 4.0), measured(0, -1.0))
+
+
+def test_faithfulness_is_the_share_of_the_difference_that_is_kept() -> None:
+    found = curve((0, -1.0), (10, 0.25), (20, 1.5), (500, 6.5), (1000, 4.0)).faithfulness
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, 1.5, 1])
+
+
+def test_faithfulness_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
+    two = Curve((measured(5, 1.0, 3.0),), measured(10, 2.0, 4.0), measured(0, 0.0, 1.0))
+    np.testing.assert_allclose(two.faithfulness, [(2 - 0.5) / (3 - 0.5)])
+
+
+def test_cpr_and_cmd_are_areas_by_the_trapezoid_rule_over_the_share_of_edges() -> None:
+    """f = 0.2, 0.6, 1.4, 1 at 10, 20, 50 and 100 % of the edges:
+    CPR = 0.1 (0.2 + 0.6) / 2 + 0.3 (0.6 + 1.4) / 2 + 0.5 (1.4 + 1) / 2 = 0.04 + 0.3 + 0.6
+    CMD = 0.1 (0.8 + 0.4) / 2 + 0.3 (0.4 + 0.4) / 2 + 0.5 (0.4 + 0) / 2 = 0.06 + 0.12 + 0.1
+    """
+    found = curve((100, 0.0), (200, 2.0), (500, 6.0), (1000, 4.0))
+    assert found.cpr == pytest.approx(0.94)
+    assert found.cmd == pytest.approx(0.28)
+
+
+def test_a_circuit_as_good_as_the_model_at_every_size_has_no_distance() -> None:
+    found = curve(*((size, 4.0) for size in curve_sizes(1000)))
+    assert found.cpr == pytest.approx(0.999)  # the benchmark's area starts at 0.1 % of the edges
+    assert found.cmd == pytest.approx(0)
+
+
+def test_sizes_are_the_benchmarks() -> None:
+    assert CURVE_SHARES == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+    assert curve_sizes(70651) == (70, 141, 353, 706, 1413, 3532, 7065, 14130, 35325, 70651)
+    assert curve_sizes(262) == (0, 1, 2, 5, 13, 26, 52, 131, 262)
+
+
+def test_the_smallest_size_that_keeps_enough() -> None:
+    found = curve((10, 0.0), (20, 3.5), (50, 3.4), (1000, 4.0))
+    assert found.smallest(0.9) == 20
+    assert found.smallest(0.95) == 1000
+    assert found.smallest(1.1) is None
+
+
+@pytest.mark.parametrize("ablated", [(4.0, -4.0), (4.0, -4.0001), (-4.0, 4.0)])
+def test_no_share_is_given_where_whole_and_ablated_model_do_equally_well(ablated: tuple[float, float]) -> None:
+    whole = measured(1000, -4.0, 4.0)
+    found = Curve((measured(10, 1.0, 1.0),), whole, measured(0, *ablated))
+    assert found.too_close is not None
+    assert "do equally well on average" in found.too_close
+    with pytest.raises(NumericalError, match="nothing that a circuit could keep"):
+        _ = found.faithfulness
+
+
+def test_the_interval_is_that_of_prompts_drawn_again() -> None:
+    generator = np.random.default_rng(0)
+    whole, ablated = measured(100, *generator.normal(4, 1, 30)), measured(0, *generator.normal(-1, 1, 30))
+    points = (measured(10, *generator.normal(1, 1, 30)), measured(100, *whole.values))
+    found = Curve(points, whole, ablated)
+    low, high = found.interval(n_resamples=500)
+    draws = np.random.default_rng(1).integers(0, 30, (500, 30))
+    by_hand = [
+        (points[0].values[draw].mean() - ablated.values[draw].mean())
+        / (whole.values[draw].mean() - ablated.values[draw].mean())
+        for draw in draws
+    ]
+    np.testing.assert_allclose([low[0], high[0]], np.quantile(by_hand, [0.025, 0.975]), atol=0.03)
+    np.testing.assert_allclose([low[1], high[1]], [1, 1])  # the whole model keeps itself in every draw
+    assert low[0] < found.faithfulness[0] < high[0]
+
+
+def test_weights_of_a_draw_are_counts_that_add_up_to_one() -> None:
+    weights = resamples(7, 50, seed=3)
+    assert weights.shape == (50, 7)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights * 7, np.round(weights * 7))
+    assert (weights == resamples(7, 50, seed=3)).all()
+
+
+def test_further_sizes_join_the_curve_in_order() -> None:
+    found = curve((10, 0.0), (50, 1.0)).with_points(curve((20, 2.0), (50, 3.0)).points)
+    assert found.sizes == [10, 20, 50]
+    point = found.at(50)
+    assert point is not None
+    assert point.mean == 3
+    assert found.at(30) is None
+
+
+def test_a_curve_survives_json_to_the_last_bit() -> None:
+    generator = np.random.default_rng(0)
+    found = Curve((measured(3, *generator.normal(size=5)),), measured(9, 1, 2, 3, 4, 5), measured(0, *[np.nan] * 5))
+    again = Curve.from_dict(json.loads(json.dumps(found.to_dict())))
+    for one, other in zip(
+        (*found.points, found.whole, found.ablated), (*again.points, again.whole, again.ablated), strict=True
+    ):
+        assert one.n_edges == other.n_edges
+        for name in ("values", "right", "probability", "divergence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
