@@ -1,12 +1,14 @@
 """The Dask processes that carry the jobs, started by command line and gone when their parent is.
 
     web process --stdin pipe--> scheduler
-                --stdin pipe--> nanny ----> worker(s), one thread each: torch, the loaded models
+                --stdin pipe--> nanny ----> worker, one thread: torch, the loaded models     (such a pair each device)
 
-``LocalCluster``   starts a scheduler and a nanny on the loopback, encrypted with a temporary certificate
-``dask_setup``     what Dask runs in both (``--preload circuit.cluster``): watch whether the parent lives
+``LocalCluster``     starts a scheduler and the nannies on the loopback, encrypted with a temporary certificate
+``default_devices``  what to compute on where nobody has said
+``places``           which workers a list of devices means, and what CUDA_VISIBLE_DEVICES is in each
+``dask_setup``       what Dask runs in scheduler and nanny (``--preload circuit.cluster``): end with the parent
 
-    cluster = LocalCluster(warm_up=["torch"])
+    cluster = LocalCluster(devices=["cuda:0", "cuda:1"], warm_up=["torch"])
     while (address := cluster.address()) is None and cluster.alive():
         time.sleep(0.05)
     client = distributed.Client(address, security=cluster.security)
@@ -20,6 +22,7 @@ the child. Nothing here imports Dask before it is used: importing it takes half 
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -31,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from circuit import worker
+from circuit.errors import SettingsError
+from circuit.settings import cuda_devices
 
 _FOLDER = "EDGESCOPE_CLUSTER_FOLDER"  # set in our own processes only: the folder to remove at the end
 
@@ -38,20 +43,22 @@ _FOLDER = "EDGESCOPE_CLUSTER_FOLDER"  # set in our own processes only: the folde
 class LocalCluster:
     """A Dask scheduler and its workers as child processes; the constructor does not wait for them.
 
-    ``memory_limit`` is for each worker, as Dask takes it: a share of the machine's memory (0.5) or a size
-    ("8 GB"); a worker above 95 % of it is ended and started again.
+    ``devices`` and ``cpu_workers`` are those of ``places``. ``memory_limit`` is for each worker, as Dask takes it: a
+    share of the machine's memory (0.5) or a size ("8 GB"); a worker above 95 % of it is ended and started again.
     """
 
     def __init__(
         self,
         *,
-        workers: int = 1,
+        devices: Sequence[str] = ("cpu",),
+        cpu_workers: int = 1,
         memory_limit: float | str | None = None,
         warm_up: Sequence[str] = (),
     ) -> None:
         from dask.system import CPU_COUNT
         from distributed.security import Security
 
+        workers = places(devices, cpu_workers)
         self.security = Security.temporary()
         self._folder = Path(tempfile.mkdtemp(prefix="edgescope-"))  # mode 0700
         self._scheduler_file = self._folder / "scheduler.json"
@@ -68,12 +75,12 @@ class LocalCluster:
 
         common = ["--protocol", "tls", *tls, "--scheduler-file", str(self._scheduler_file)]
         common += ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-        nanny = ["--nthreads", "1", "--nworkers", str(workers), "--death-timeout", "120"]
-        nanny += ["--memory-limit", str(memory_limit or 0.8 / workers)]
+        nanny = ["--nthreads", "1", "--nworkers", "1", "--death-timeout", "120"]
+        nanny += ["--memory-limit", str(memory_limit or 0.8 / len(workers))]
         nanny += ["--preload", worker.__name__, "--preload-nanny", __name__]
 
         # A core is left to the web server, unless whoever started us has said how many threads to use.
-        threads = str(max(1, (CPU_COUNT - 1) // workers))
+        threads = str(max(1, (CPU_COUNT - 1) // len(workers)))
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | os.environ
         env |= _DASK_SETTINGS
         env |= {
@@ -82,10 +89,10 @@ class LocalCluster:
             _FOLDER: str(self._folder),
             worker.WARM_UP: ",".join(warm_up),
         }
-        # Both at once: the nanny waits for the scheduler's file while it imports.
+        # All at once: a nanny waits for the scheduler's file while it imports.
         self._processes = [
             _spawn("distributed.cli.dask_scheduler", [*common, "--port", "0", "--preload", __name__], env),
-            _spawn("distributed.cli.dask_worker", [*common, *nanny], env),
+            *(_spawn("distributed.cli.dask_worker", [*common, *nanny], env | of_its_own) for of_its_own in workers),
         ]
 
     def address(self) -> str | None:
@@ -96,7 +103,7 @@ class LocalCluster:
             return None
 
     def alive(self) -> bool:
-        """Whether scheduler and nanny run. A worker that died is the nanny's business."""
+        """Whether scheduler and nannies run. A worker that died is the nanny's business."""
         return all(process.poll() is None for process in self._processes)
 
     def close(self) -> None:
@@ -109,6 +116,41 @@ class LocalCluster:
                 process.stdin.close()
             process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def places(devices: Sequence[str], cpu_workers: int = 1, cuda: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """The environment variables that each worker has for itself: one worker a device, `cpu_workers` of them for "cpu".
+
+    A worker sees its own CUDA device and no other, whatever number that has outside, and a worker on the CPU sees none.
+    ``cuda`` is what ``circuit.settings.cuda_devices`` finds.
+
+    Raises:
+        SettingsError: A CUDA device that this machine does not have.
+    """
+    found = []
+    for device in devices:
+        visible = ""
+        if device.startswith("cuda:"):
+            cuda = cuda_devices() if cuda is None else cuda
+            number = int(device.removeprefix("cuda:"))
+            if number >= len(cuda):
+                raise SettingsError(
+                    f"The setting 'devices' names {device}, and this machine has {len(cuda)} CUDA devices that can be "
+                    "seen: name others, or leave the list empty."
+                )
+            visible = cuda[number]
+        variables = {worker.DEVICE: device, "CUDA_VISIBLE_DEVICES": visible}
+        if visible and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, which has numbered them
+        found += [variables] * (cpu_workers if device == "cpu" else 1)
+    return found
+
+
+def default_devices() -> list[str]:
+    """Every CUDA device that can be seen, else Apple's, else one CPU."""
+    if cuda := [f"cuda:{number}" for number in range(len(cuda_devices()))]:
+        return cuda
+    return ["mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"]
 
 
 _DASK_SETTINGS = {

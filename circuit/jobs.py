@@ -1,13 +1,13 @@
 """Jobs: long computations in worker processes, with progress, cancelling and a queue.
 
-    page (any session's thread) --submit--> queue here --one at a time per worker--> circuit.worker.work
-                                <--state--- Job        <--progress events, outcome--
+    page (any session's thread) --submit--> FairQueue --one at a time per worker--> circuit.worker.work
+                                <--state--- Job       <--progress events, outcome--
 
 ``JobServer``  one per web process: the queue, the client of the cluster, the jobs it remembers
 ``Job``        one job as its owner sees it; no attribute ever waits for the network
 
     server = JobServer()                                # returns at once; the worker starts meanwhile
-    job = server.submit(attribute, request, title="IOI") # attribute(request, *, progress, cancelled)
+    job = server.submit(attribute, request, title="IOI", owner=session)  # attribute(request, *, progress, cancelled)
     job.state, job.step, job.total, job.remaining       # from any thread; later: server.get(job.id)
     scores = job.result()                               # once job.state is "finished"
 
@@ -16,7 +16,7 @@ message)`` as often as it likes, and raises ``JobCancelled`` when ``cancelled()`
 that takes too much memory, costs the worker process its life and nobody else anything: Dask's nanny starts another.
 
 The queue is kept here, not in Dask: Dask holds one job per worker, so ending a worker can only ever hit the job
-that runs in it, and who comes next is decided in one place (``JobServer._next``).
+that runs in it, and who comes next is decided in one place (``circuit.queue``).
 """
 
 import atexit
@@ -28,31 +28,47 @@ import threading
 import time
 import traceback
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import cloudpickle
 
 from circuit import worker
-from circuit.cluster import LocalCluster
-from circuit.errors import CircuitError, JobCancelled, JobError
+from circuit.cluster import LocalCluster, places
+from circuit.errors import CircuitError, JobCancelled, JobError, WorkerLostError
+from circuit.queue import FairQueue
 
 State = Literal["queued", "starting", "running", "finished", "failed", "cancelled"]
 _log = logging.getLogger(__name__)
 
 _TICK = 0.1  # seconds between two looks at a running job, and at most one progress event in as many
 _UNRESPONSIVE = 30.0  # seconds after which a worker that we have ended, but still seems there, is given up
-_MAX_QUEUED = 100
+_TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
 _MAX_KEPT = 50  # finished jobs, with their results
 
 
 class Job:
-    """One job as its owner sees it. ``id`` is a capability: who knows it can see and cancel the job."""
+    """One job as its owner sees it. ``id`` is a capability: who knows it can see and cancel the job.
 
-    def __init__(self, server: "JobServer", payload: bytes, title: str) -> None:
+    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given.
+    """
+
+    def __init__(
+        self,
+        server: "JobServer",
+        payload: bytes,
+        title: str,
+        owner: str,
+        group: str | None,
+        note: Any,
+        keep: Callable[[Any], object] | None = None,
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.title = title
+        self.owner = owner
+        self.group = group
+        self.note = note
+        self._keep = keep
         self._server = server
         self._payload = payload  # the pickled function and request; emptied once the job is over
         self._state: State = "queued"
@@ -63,7 +79,7 @@ class Job:
         self._started: float | None = None
         self._ended: float | None = None
         self._worker: str | None = None  # address, once the job has begun
-        self._cancel_reason: str | None = None  # why it should stop, once somebody has asked
+        self._stop: CircuitError | None = None  # why it should stop, once somebody has asked
         self._value: Any = None
         self._exception: CircuitError | None = None
         self._wake = threading.Event()  # something has happened that the lane should look at
@@ -71,7 +87,11 @@ class Job:
 
     @property
     def state(self) -> State:
-        """From "queued" over "starting" (the worker is) and "running" to "finished", "failed" or "cancelled"."""
+        """From "queued" over "starting" (the worker is) and "running" to "finished", "failed" or "cancelled".
+
+        A job that somebody cancelled, or that nobody waited for, is "cancelled"; one that the server stopped for
+        another reason has "failed".
+        """
         self._asked = time.monotonic()
         if self._state == "queued" and not self._server.ready:
             return "starting"
@@ -84,11 +104,14 @@ class Job:
     @property
     def cancelling(self) -> bool:
         """Asked to stop, and not stopped yet."""
-        return self._cancel_reason is not None and not self.over
+        return self._stop is not None and not self.over
 
     @property
     def position(self) -> int | None:
-        """Place in the queue, 1 for the next to run; None for a job that is no longer queued."""
+        """Place in the queue as it is now, 1 for the next to run; None for a job that is no longer queued.
+
+        It can grow: who has waited longer for a turn than this job's owner goes first.
+        """
         return self._server._position(self)
 
     @property
@@ -149,7 +172,7 @@ class Job:
 
     def cancel(self) -> None:
         """Take the job out of the queue, or ask it to stop and end its worker if it does not. Returns at once."""
-        self._server._cancel(self, "The job was cancelled.")
+        self._server._stop(self, JobCancelled("The job was cancelled."))
 
     def _report(self, step: int, total: int, message: str) -> None:
         now = time.monotonic()
@@ -159,76 +182,149 @@ class Job:
 
 
 class JobServer:
-    """Runs jobs on Dask workers, first come, first served. Every method may be called from any thread.
+    """Runs jobs on Dask workers, fairly among their owners. Every method may be called from any thread.
 
-    ``address``        a scheduler to use; without one, workers of our own are started and ended with us. Such a
-                       cluster should be ours alone, with nannies, one thread a worker, and ``--preload
-                       circuit.worker``; Dask's own settings name its certificates
-    ``workers``        how many jobs run at once
-    ``memory_limit``   of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
-    ``warm_up``        modules that a worker of our own imports as soon as it is up
-    ``grace``          seconds that a cancelled job has to stop by itself
-    ``abandon_after``  seconds after which a job that nobody has asked about is cancelled
-    ``forget_after``   the same for the result of one that is over
-    ``start_timeout``  seconds that a worker may take to begin a job
+    ``address``         a scheduler to use; without one, workers of our own are started and ended with us. Such a
+                        cluster should be ours alone, with nannies, one thread a worker, and ``--preload
+                        circuit.worker``; Dask's own settings name its certificates. As many jobs run at once as it
+                        has workers, which may come and go
+    ``devices``         of our own workers, one each: "cpu", "cuda:0"
+    ``cpu_workers``     how many workers "cpu" means
+    ``memory_limit``    of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
+    ``warm_up``         modules that a worker of our own imports as soon as it is up
+    ``jobs_per_owner``  jobs that an owner may have waiting or running; a group of jobs counts as one
+    ``jobs_in_queue``   jobs that may wait, of all owners
+    ``grace``           seconds that a cancelled job has to stop by itself
+    ``abandon_after``   seconds after which a job that nobody has asked about is cancelled
+    ``forget_after``    the same for the result of one that is over
+    ``longest``         seconds after which a job is stopped
+    ``start_timeout``   seconds that a worker may take to begin a job
+
+    Raises:
+        SettingsError: A device that this machine does not have.
     """
 
     def __init__(
         self,
         address: str | None = None,
         *,
-        workers: int = 1,
+        devices: Sequence[str] = ("cpu",),
+        cpu_workers: int = 1,
         memory_limit: float | str | None = None,
-        warm_up: Sequence[str] = ("torch", "transformer_lens"),
-        grace: float = 3.0,
+        warm_up: Sequence[str] = worker.MODULES,
+        jobs_per_owner: int = 100,
+        jobs_in_queue: int = 100,
+        grace: float = 1.2,  # ending a worker takes a few tenths more: a device is free within two seconds
         abandon_after: float = 600.0,
         forget_after: float = 3600.0,
+        longest: float | None = None,
         start_timeout: float = 120.0,
     ) -> None:
         self._address = address
         self._cluster_options: dict[str, Any] = {
-            "workers": workers,
+            "devices": devices,
+            "cpu_workers": cpu_workers,
             "memory_limit": memory_limit,
             "warm_up": warm_up,
         }
+        self._jobs_per_owner = jobs_per_owner
+        self._jobs_in_queue = jobs_in_queue
         self._grace = grace
         self._abandon_after = abandon_after
         self._forget_after = forget_after
+        self._longest = longest
         self._start_timeout = start_timeout
 
-        self._changed = threading.Condition()  # guards the next three and every job's state
-        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards the next five and every job's state
+        self._queue: FairQueue[Job] = FairQueue()
         self._jobs: dict[str, Job] = {}
-        self._closed = False
+        self._devices: tuple[str, ...] = ()
+        self._lanes = 0
+        self._carrying = 0
+        self._closing = threading.Event()
 
         self._connecting = threading.Lock()  # guards the next three
         self._cluster: LocalCluster | None = None
         self._client: Any = None
         self._topic = ""
+        self._lost = False  # whether a scheduler that is not ours could not be reached when last asked
         self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
 
         atexit.register(self.close)
-        for number in range(workers):
-            threading.Thread(target=self._lane, name=f"job-lane-{number}", daemon=True).start()
+        if address is None:
+            self._have([place[worker.DEVICE] for place in places(devices, cpu_workers)])
+        threading.Thread(target=self._tend, name="job-server", daemon=True).start()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each worker: "cpu", "cuda:0"; with a cluster of somebody else's also its machine."""
+        return self._devices
+
+    @property
+    def workers(self) -> int:
+        """How many jobs can run at once; 1 while a cluster that is not ours has no workers."""
+        return len(self._devices) or 1
 
     @property
     def ready(self) -> bool:
-        """Whether there is a scheduler to hand jobs to. Jobs are taken in either case."""
-        return self._client is not None
+        """Whether there are a scheduler and workers to hand jobs to. Jobs are taken in either case."""
+        return self._client is not None and bool(self._devices)
 
-    def submit(self, function: worker.JobFunction, request: Any, *, title: str = "") -> Job:
-        """Queue ``function(request, progress=..., cancelled=...)``. What it is given is what ``request`` is now."""
-        job = Job(self, cloudpickle.dumps((function, request)), title)
+    def submit(
+        self,
+        function: worker.JobFunction,
+        request: Any,
+        *,
+        title: str = "",
+        owner: str = "",
+        group: str | None = None,
+        note: Any = None,
+        keep: Callable[[Any], object] | None = None,
+    ) -> Job:
+        """Queue ``function(request, progress=..., cancelled=...)``. What it is given is what ``request`` is now.
+
+        Args:
+            function: A module-level function.
+            request: What it is to work on: anything that can be pickled.
+            title: What the job is called on the page.
+            owner: Who wants it; workers are shared fairly between owners.
+            group: Jobs of an owner with the same group count as one for the limits.
+            note: Kept with the job for whoever finds it again, and not sent to the worker.
+            keep: Called with the result before the job is over, in a thread of the server's: somebody may wait for it,
+                or nobody any more.
+
+        Raises:
+            JobError: The owner has, or all together have, as many jobs as may be; or the server is shutting down.
+        """
+        job = Job(self, cloudpickle.dumps((function, request)), title, owner, group, note, keep)
         with self._changed:
-            if self._closed:
+            if self._closing.is_set():
                 raise JobError("The server is shutting down and takes no more jobs.")
-            if len(self._queue) >= _MAX_QUEUED:
-                raise JobError(f"{_MAX_QUEUED} jobs are waiting already. Try again when some are done.")
+            if not self._queue.has_group(owner, group):
+                if (n := self._queue.jobs(owner)) >= self._jobs_per_owner:
+                    raise JobError(
+                        f"You have {n} jobs waiting or running, as many as this server allows. Wait for one, or cancel "
+                        "one."
+                    )
+                if (n := self._queue.jobs(running=False)) >= self._jobs_in_queue:
+                    raise JobError(f"{n} jobs are waiting already. Try again when some are done.")
             self._jobs[job.id] = job
-            self._queue.append(job)
-            self._changed.notify()
-        self._sweep()
+            self._queue.add(job, owner, group)
+            self._changed.notify_all()
         return job
+
+    def adopt(self, job: Job) -> None:
+        """Let a job that somebody else carries be found, cancelled and forgotten like those in the queue."""
+        with self._changed:
+            if self._closing.is_set():
+                raise JobError("The server is shutting down and takes no more jobs.")
+            self._jobs[job.id] = job
+
+    def forget(self, job: Job) -> None:
+        """Let go of a job that is over, with its result."""
+        with self._changed:
+            if job.over:
+                self._jobs.pop(job.id, None)
 
     def get(self, job_id: str) -> Job | None:
         """The job with this id, unless there never was one or it is forgotten."""
@@ -240,12 +336,11 @@ class JobServer:
     def close(self) -> None:
         """Cancel every job and end the processes that we started. Safe to call twice."""
         with self._changed:
-            if self._closed:
+            if self._closing.is_set():
                 return
-            self._closed = True
+            self._closing.set()
             for job in list(self._jobs.values()):
-                self._finish(job, "cancelled", JobCancelled("The server was shut down."))
-            self._queue.clear()
+                self._finish(job, JobCancelled("The server was shut down."))
             self._changed.notify_all()
         atexit.unregister(self.close)
         with self._connecting:
@@ -256,39 +351,62 @@ class JobServer:
     def _next(self) -> Job | None:
         """Wait for the job to run next and take it off the queue; None once the server is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queue)
-            if self._closed:
+            self._changed.wait_for(
+                lambda: self._closing.is_set() or (self._carrying < len(self._devices) and len(self._queue))
+            )
+            if self._closing.is_set() or (job := self._queue.take()) is None:
                 return None
-            job = self._queue.popleft()
+            self._carrying += 1
             job._state = "starting"
             return job
 
     def _position(self, job: Job) -> int | None:
         with self._changed:
-            return self._queue.index(job) + 1 if job in self._queue else None
+            return self._queue.position(job)
 
-    def _cancel(self, job: Job, why: str) -> None:
+    def _stop(self, job: Job, why: CircuitError) -> None:
+        """Take a job out of the queue, or ask for its end. ``why`` becomes its error."""
         with self._changed:
             if job in self._queue:
-                self._queue.remove(job)
-                self._finish(job, "cancelled", JobCancelled(why))
+                self._finish(job, why)
             elif not job.over and not job.cancelling:
-                job._cancel_reason = why
+                job._stop = why
                 job._wake.set()
 
-    def _finish(self, job: Job, state: State, exception: CircuitError | None = None, value: Any = None) -> None:
+    def _finish(self, job: Job, exception: CircuitError | None = None, value: Any = None) -> None:
         """Give a job its last state, unless it has one."""
         with self._changed:
             if job.over:
                 return
-            job._state, job._exception, job._value = state, exception, value
+            cancelled = isinstance(exception, JobCancelled)
+            job._state = "finished" if exception is None else "cancelled" if cancelled else "failed"
+            job._exception, job._value = exception, value
             job._ended = job._asked = time.monotonic()
             job._payload = b""
             job._over.set()
             job._wake.set()
+            self._queue.end(job)
+
+    def _succeed(self, job: Job, value: Any) -> None:
+        """Let a job's result be kept, and give it to its owner."""
+        if job._keep is not None:
+            try:
+                job._keep(value)
+            except Exception:  # the owner still gets the result
+                _log.warning("The result of a job could not be kept.", exc_info=True)
+        self._finish(job, value=value)
+
+    def _tend(self) -> None:
+        """Connect, and then look after all jobs, and after the workers of a cluster that is not ours."""
+        with contextlib.suppress(Exception):  # the first job will meet the same problem and report it
+            self._connect()
+        while not self._closing.wait(_TEND):
+            self._sweep()
+            if self._address is not None:
+                self._count()
 
     def _sweep(self) -> None:
-        """Cancel what nobody waits for, forget what nobody has looked at."""
+        """Stop what nobody waits for and what takes too long, forget what nobody has looked at."""
         now = time.monotonic()
         with self._changed:
             jobs = sorted(self._jobs.values(), key=lambda job: job._asked)
@@ -298,20 +416,46 @@ class JobServer:
                     del self._jobs[job.id]
             for job in jobs:
                 if not job.over and now - job._asked > self._abandon_after:
-                    self._cancel(job, "The job was cancelled because nobody had looked at it for a while.")
+                    self._stop(job, JobCancelled("The job was cancelled because nobody had looked at it for a while."))
+                elif self._longest is not None and job.elapsed > self._longest:
+                    self._stop(job, JobError(
+                        f"The job was stopped after {self._longest / 60:.0f} minutes, the longest that this server "
+                        f"allows. {worker.SMALLER}"
+                    ))  # fmt: skip
 
     # --- one thread per worker carries jobs to Dask ---
 
+    def _have(self, devices: Sequence[str]) -> None:
+        """Run as many jobs at once as there are workers. One that is gone costs no job that still runs."""
+        with self._changed:
+            self._devices = tuple(devices)
+            while self._lanes < len(devices):
+                threading.Thread(target=self._lane, name=f"job-lane-{self._lanes}", daemon=True).start()
+                self._lanes += 1
+            self._changed.notify_all()
+
+    def _count(self) -> None:
+        """See which workers a cluster that is not ours has."""
+        try:
+            workers = self._connect().scheduler_info()["workers"]
+            self._lost = False
+        except Exception:
+            if not self._lost and not self._closing.is_set():  # once, not every second
+                _log.warning("The scheduler at %s cannot be reached.", self._address, exc_info=True)
+            self._lost, workers = True, {}
+        self._have(sorted(f"{each.get('device', 'a worker')} on {each['host']}" for each in workers.values()))
+
     def _lane(self) -> None:
-        with contextlib.suppress(Exception):  # the first job will meet the same problem and report it
-            self._connect()
         while (job := self._next()) is not None:
             try:
                 self._carry(job)
             except Exception:
-                if not self._closed:
-                    text = "The workers could not be reached"
-                    self._finish(job, "failed", _unexpected(text, traceback.format_exc()))
+                if not self._closing.is_set():
+                    self._finish(job, _unexpected("The workers could not be reached", traceback.format_exc()))
+            finally:
+                with self._changed:
+                    self._carrying -= 1
+                    self._changed.notify_all()
 
     def _connect(self) -> Any:
         """The client of a cluster that is alive: the one we have, or a new one."""
@@ -331,7 +475,7 @@ class JobServer:
     def _start(self) -> Any:
         from distributed import Client  # half a second, so not while the first page waits for this module
 
-        if self._closed:
+        if self._closing.is_set():
             raise JobError("The server is shut down.")
         address, security = self._address, None
         if address is None:
@@ -339,7 +483,7 @@ class JobServer:
             security = self._cluster.security
             until = time.monotonic() + self._start_timeout
             while (address := self._cluster.address()) is None:
-                if self._closed or not self._cluster.alive() or time.monotonic() > until:
+                if self._closing.is_set() or not self._cluster.alive() or time.monotonic() > until:
                     raise JobError("The job scheduler did not start.")
                 time.sleep(0.05)
         client = Client(address, security=security, set_as_default=False, name="edgescope")
@@ -364,8 +508,10 @@ class JobServer:
         if job is None:
             return
         with self._changed:
+            if event[1]["progress"] is None:  # it begins, perhaps again: Dask moves jobs of workers that are retired
+                job._worker = event[1]["worker"]
             if job._state == "starting":
-                job._state, job._started, job._worker = "running", time.monotonic(), event[1]["worker"]
+                job._state, job._started = "running", time.monotonic()
             if not job.over and event[1]["progress"] is not None:
                 job._report(*event[1]["progress"])
 
@@ -375,8 +521,8 @@ class JobServer:
     def _carry(self, job: Job) -> None:
         """See one job through: hand it to Dask, stop it when asked to, and settle its last state."""
         client = self._connect()
-        if job._cancel_reason is not None:
-            self._finish(job, "cancelled", JobCancelled(job._cancel_reason))
+        if job._stop is not None:
+            self._finish(job, job._stop)
             return
         future = client.submit(
             worker.work, job._payload, job.id, self._topic, key=f"job-{job.id}", pure=False, retries=0
@@ -387,14 +533,13 @@ class JobServer:
         while not (future.done() or job.over):
             job._wake.wait(_TICK)
             job._wake.clear()
-            self._sweep()
             now = time.monotonic()
             if self._cluster is not None and not self._cluster.alive():
                 break  # the next job starts another
             if job._worker is None and now - began > self._start_timeout:
-                self._finish(job, "failed", JobError("The worker did not start in time. Try again."))
+                self._finish(job, JobError("The worker did not start in time. Try again."))
                 self._give_up(client)
-            elif job._cancel_reason is None:
+            elif job._stop is None:
                 continue
             elif told is None:
                 told = now
@@ -430,29 +575,29 @@ class JobServer:
     def _settle(self, job: Job, future: Any) -> None:
         from distributed import KilledWorker
 
-        if job._cancel_reason is not None:
-            self._finish(job, "cancelled", JobCancelled(job._cancel_reason))
+        if job._stop is not None:
+            self._finish(job, job._stop)
         elif future.status == "finished":
             state, pickled, progress = future.result(timeout=self._start_timeout)
             if progress is not None:
                 job._report(*progress)
             if state == "finished":
-                self._finish(job, "finished", value=pickle.loads(pickled))
+                self._succeed(job, pickle.loads(pickled))
             elif state == "unexpected":
-                error = _unexpected("The job stopped on an unexpected error", pickled)
-                self._finish(job, "failed", error)
+                self._finish(job, _unexpected("The job stopped on an unexpected error", pickled))
             else:
-                self._finish(job, state, pickle.loads(pickled))
+                self._finish(job, pickle.loads(pickled))
         elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
             error = future.exception()
             details = "".join(traceback.format_exception(error))
-            self._finish(job, "failed", _unexpected("The job could not be run", details))
+            self._finish(job, _unexpected("The job could not be run", details))
         else:
+            kind: type[JobError] = JobError
             if job._worker in self._out_of_memory:
                 what = "The worker ran out of memory and was stopped"
             else:
-                what = "The worker ran out of memory or was stopped from outside"
-            self._finish(job, "failed", JobError(f"{what}; a new one takes the next job. {worker.SMALLER}"))
+                what, kind = "The worker ran out of memory or was stopped from outside", WorkerLostError
+            self._finish(job, kind(f"{what}; a new one takes the next job. {worker.SMALLER}"))
         future.release()
 
 

@@ -3,6 +3,7 @@
     RunConfig   everything that decides the scores: model, prompts, method
     Baseline    how the whole model does on the prompts that were used
     Run         config, scores, baseline and provenance; saved as one safetensors file
+    opened      a run's file with its header and graph, checked, without reading the scores
 
     run.save(folder / f"{run.id}.safetensors")
     run = Run.load(path)
@@ -15,25 +16,32 @@ read without this package. Nothing here imports torch.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
+import re
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from circuit.errors import RunFileError
+from circuit.files import write_whole
 from circuit.graph import EdgeGraph
 from circuit.method import Method, Precision
-from circuit.prompts import PromptSet
+from circuit.prompts import PromptSet, is_text
+from circuit.pruning import edge_ranks
+from circuit.tokenizer import visible
 
 FORMAT = "edgescope-run-1"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,17 @@ class RunConfig:
     prepend_bos: bool | None = None
     keep_positions: bool = False
     batch_size: int | None = None
+    held_out: float = 0.0
+    """The share of usable pairs that are not scored, so that circuits can be measured on other pairs."""
+    split_seed: int = 0
+
+    def split(self, usable: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The usable rows that are scored, and those that are held out: at random, the same for the same seed."""
+        n = min(round(self.held_out * len(usable)), len(usable) - 1)
+        if n <= 0:
+            return list(usable), []
+        chosen = set(np.random.default_rng(self.split_seed).permutation(usable)[:n].tolist())
+        return [row for row in usable if row not in chosen], sorted(chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -62,23 +81,35 @@ class RunConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            RunFileError: When a value has another type than its field.
+            RunFileError: When a setting is missing or unknown, or has a value that it cannot have.
             CircuitError: When the prompts or the method are not ones.
         """
-        for name, types in _PLAIN_FIELDS.items():
-            if name in values and type(values[name]) not in types:
-                raise RunFileError(f"The run's {name} cannot be {values[name]!r}.")
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise RunFileError(f"A run has no setting {unknown[0][:40]!r}.")
+        if missing := [name for name in ("model", "prompts", "method") if name not in values]:
+            raise RunFileError(f"The setting {missing[0]!r} is missing.")
+        for name, (types, fits) in _PLAIN_FIELDS.items():
+            if name in values and not (type(values[name]) in types and fits(values[name])):
+                raise RunFileError(f"The run's {name} cannot be {repr(values[name])[:60]}.")
+        if not isinstance(values["method"], dict):
+            raise RunFileError(f"The run's method cannot be {repr(values['method'])[:60]}.")
         prompts = PromptSet.from_json(json.dumps(values["prompts"]))
         return cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
 
 
-_PLAIN_FIELDS: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "dtype": (str,),
-    "device": (str,),
-    "prepend_bos": (bool, NoneType),
-    "keep_positions": (bool,),
-    "batch_size": (int, NoneType),
+def _anything(_: Any) -> bool:
+    return True
+
+
+_PLAIN_FIELDS: dict[str, tuple[tuple[type, ...], Callable[[Any], bool]]] = {
+    "model": ((str,), is_text),
+    "dtype": ((str,), lambda name: name in get_args(Precision)),
+    "device": ((str,), is_text),
+    "prepend_bos": ((bool, NoneType), _anything),
+    "keep_positions": ((bool,), _anything),
+    "batch_size": ((int, NoneType), lambda n: n is None or 0 < n < 2**31),
+    "held_out": ((float, int), lambda share: 0 <= share < 1),
+    "split_seed": ((int,), lambda seed: 0 <= seed < 2**63),
 }
 
 
@@ -91,6 +122,14 @@ class Baseline:
     accuracy: float
     """The share of clean prompts on which every right answer's logit is above every wrong one's; NaN without any."""
 
+    def share(self, weight: float) -> Baseline:
+        """The numbers of a part of the whole that weighs this much."""
+        return Baseline(self.clean * weight, self.corrupt * weight, self.accuracy * weight)
+
+    def __add__(self, other: Baseline) -> Baseline:
+        """Two shares together."""
+        return Baseline(self.clean + other.clean, self.corrupt + other.corrupt, self.accuracy + other.accuracy)
+
 
 @dataclass
 class Run:
@@ -101,15 +140,21 @@ class Run:
     scores: Float32[np.ndarray, " n_edges"]
     baseline: Baseline
     used_rows: list[int]
-    """Rows of the prompt set that were used, counted from 0; the others had problems."""
+    """Rows of the prompt set that were scored, counted from 0; the others had problems, or were held out."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Model title, parameters, device, precision, versions, seconds, date."""
+    """Model title, revision or hash of its weights, parameters, device, precision, versions, seconds, date; with
+    positions apart the first prompt's tokens; notes on what was done otherwise than asked; into how many parts the run
+    was cut. Seeds and prompts stand in `config`."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    held_out_rows: list[int] = field(default_factory=list)
+    """Usable rows that were not scored, counted from 0."""
 
     @property
     def caption(self) -> str:
         """One line that says what the scores are scores of."""
         n = f"{len(self.used_rows)} of {len(self.config.prompts)} prompt pairs"
+        if self.held_out_rows:
+            n += f" ({len(self.held_out_rows)} held out)"
         model = self.provenance.get("model", self.config.model)
         dtype = self.provenance.get("dtype", self.config.dtype)
         parts = [f"{model} ({dtype})", f"{self.config.prompts.name}, {n}", self.config.method.describe()]
@@ -118,6 +163,31 @@ class Run:
         if self.config.keep_positions:
             parts.append("token positions apart")
         return "; ".join([*parts, "score > 0: ablating the edge hurts"])
+
+    @cached_property
+    def ranks(self) -> Int[np.ndarray, " n_edges"]:
+        """For every edge, its place by absolute score: sorted once, however often it is looked at."""
+        return edge_ranks(self.scores)
+
+    @cached_property
+    def order(self) -> Int[np.ndarray, " n_edges"]:
+        """All edges, the one of largest absolute score first."""
+        return np.argsort(self.ranks)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done otherwise than asked, in sentences."""
+        notes = self.provenance.get("notes", [])
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
+    @property
+    def tokens(self) -> list[str]:
+        """Where token positions are kept apart, what to call each: the first prompt's tokens, or else numbers."""
+        numbers = [str(position) for position in range(self.graph.seq_len or 0)]
+        tokens = self.provenance.get("tokens")
+        if not isinstance(tokens, list) or len(tokens) != len(numbers):
+            return numbers
+        return [visible(str(token)) for token in tokens]
 
     def save(self, path: Path) -> None:
         """Write the file at once: whoever looks sees all of it, or nothing.
@@ -132,20 +202,15 @@ class Run:
             "graph": self.graph.to_dict(),
             "baseline": asdict(self.baseline),
             "used_rows": self.used_rows,
+            "held_out_rows": self.held_out_rows,
             "provenance": self.provenance,
         }
         tensors = {name: np.ascontiguousarray(part) for name, part in self.graph.unflatten(self.scores).items()}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as part:
-                temporary = Path(part.name)
-            try:
-                save_file(tensors, temporary, {"edgescope": json.dumps(header)})
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(path, lambda part: save_file(tensors, part, {"edgescope": json.dumps(header)}))
         except (OSError, SafetensorError) as error:
-            raise RunFileError(f"The run could not be saved to {path}: {error}.") from error
+            why = getattr(error, "strerror", None) or str(error).rstrip(".")
+            raise RunFileError(f"The run could not be saved as {path}: {why}.") from error
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -154,35 +219,64 @@ class Run:
         Raises:
             RunFileError: When the file is missing, damaged, or not a run.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["edgescope"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if header["format"] != FORMAT:
-                raise RunFileError(f"{path.name} has format {header['format']!r}; this version reads {FORMAT!r}.")
+        with opened(path) as (file, header, graph):
             config = RunConfig.from_dict(header["config"])
-            graph = _graph(header["graph"], len(tensors))
-            rows = header["used_rows"]
-            if not all(type(row) is int and 0 <= row < len(config.prompts) for row in rows):
+            rows, held_out = header["used_rows"], header.get("held_out_rows", [])
+            if not all(type(row) is int and 0 <= row < len(config.prompts) for row in (*rows, *held_out)):
                 raise ValueError(f"{rows} are not rows of its {len(config.prompts)} prompts")
+            scores = graph.flatten({block.module: file.get_tensor(block.module) for block in graph.blocks})
+            if n := int((~np.isfinite(scores)).sum()):
+                raise ValueError(f"{n:,} of its {len(scores):,} scores are not finite")
             return cls(
                 config=config,
                 graph=graph,
-                scores=graph.flatten(tensors),
+                scores=scores,
                 baseline=Baseline(**{name: float(value) for name, value in header["baseline"].items()}),
                 used_rows=list(rows),
-                provenance=dict(header["provenance"].items()),
-                id=str(header["id"]),
+                provenance=_checked_provenance(header["provenance"]),
+                id=header["id"],
+                held_out_rows=list(held_out),
             )
-        except RunFileError:
-            raise
-        except FileNotFoundError as error:
-            raise RunFileError(f"There is no run at {path}.") from error
-        except KeyError as error:
-            raise RunFileError(f"{path.name} is damaged, or is not a saved run: it has no {error}.") from error
-        except Exception as error:  # the file may hold anything
-            why = str(error).rstrip(".")
-            raise RunFileError(f"{path.name} is damaged, or is not a saved run: {why}.") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
+    """A run's file, its header, and its graph. Of the scores only the shapes have been looked at, not the numbers.
+
+    Raises:
+        RunFileError: When the file is missing, damaged, or not a run; also for whatever goes wrong inside the block.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {})["edgescope"]
+            header = json.loads(text)
+            if "\\ud" in text.lower():  # halves of a character, which no browser takes
+                json.dumps(header, ensure_ascii=False).encode()
+            if header["format"] != FORMAT:
+                raise RunFileError(
+                    f"{path.name} has format {repr(header['format'])[:60]}; this version reads {FORMAT!r}."
+                )
+            if not isinstance(header["id"], str) or not RUN_ID.fullmatch(header["id"]):
+                raise ValueError(f"{repr(header['id'])[:60]} is not an id of a run")
+            modules = set(file.keys())
+            graph = _graph(header["graph"], len(modules))
+            for block in graph.blocks:
+                if block.module not in modules:
+                    raise ValueError(f"it has no scores of {block.module!r}")
+                if (shape := tuple(file.get_slice(block.module).get_shape())) != graph.shape(block):
+                    raise ValueError(
+                        f"the scores of {block.module!r} have shape {list(shape)}, not {list(graph.shape(block))}"
+                    )
+            yield file, header, graph
+    except RunFileError:
+        raise
+    except FileNotFoundError as error:
+        raise RunFileError(f"There is no run at {path}.") from error
+    except KeyError as error:
+        raise RunFileError(f"{path.name} is damaged, or is not a saved run: it has no {error}.") from error
+    except Exception as error:  # the file may hold anything
+        why = str(error).rstrip(".")[:300]
+        raise RunFileError(f"{path.name} is damaged, or is not a saved run: {why}.") from error
 
 
 def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
@@ -191,5 +285,16 @@ def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
     if shape.get("seq_len") is not None:
         sizes.append(shape["seq_len"])
     if not all(type(size) is int and size > 0 for size in sizes) or 4 * sizes[0] + 1 != n_modules:
-        raise ValueError(f"{shape} is not the shape of a model with {n_modules} modules")
+        raise ValueError(f"{repr(shape)[:200]} is not the shape of a model with {n_modules} modules")
     return EdgeGraph(**shape)
+
+
+def _checked_provenance(values: dict[str, Any]) -> dict[str, Any]:
+    """What pages show of it has the type that they expect; the rest may be anything."""
+    for name in ("model", "dtype", "device", "date"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"its {name} is not a text")
+    seconds = values.get("seconds", 0)
+    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+        raise ValueError("its seconds are not a number")
+    return dict(values.items())

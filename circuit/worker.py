@@ -4,7 +4,8 @@
 ``work``         run one: report its progress, catch whatever it raises
 ``ask_to_stop``  called in the worker beside the job: ``cancelled()`` is true from now on
 ``end_worker``   called in the nanny: end the worker, whatever it is busy with
-``dask_setup``   what Dask calls when a worker starts (``--preload circuit.worker``): import what jobs need
+``dask_setup``   what Dask calls when a worker starts (``--preload circuit.worker``): import what jobs need, and tell
+                 the scheduler which device this worker has
 
     def attribute(request, *, progress, cancelled):
         for step, batch in enumerate(request.batches):
@@ -27,8 +28,13 @@ from typing import Any, Protocol
 import cloudpickle
 
 from circuit.errors import CircuitError, JobCancelled, JobError
+from circuit.settings import cuda_devices
 
 WARM_UP = "EDGESCOPE_WARM_UP"  # environment variable: modules to import, separated by commas
+MODULES = ("torch", "transformer_lens", "circuit.mask_gradient", "circuit.patching", "transformers.masking_utils")
+"""All that a job imports: the worker does it while the visitor reads, so that the first click need not wait for it."""
+MEMORY_LIMIT = "EDGESCOPE_WORKER_BYTES"  # environment variable, set here: bytes above which the worker is ended
+DEVICE = "EDGESCOPE_DEVICE"  # environment variable: what the worker's device is called, "cuda:1"
 INTERVAL = 0.1  # seconds between two progress events
 SMALLER = "Try fewer prompts at once, or a smaller model."
 Step = tuple[int, int, str]  # step, total, message
@@ -83,7 +89,7 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
         state, outcome = "cancelled", _pickled(error)
     except CircuitError as error:
         state, outcome = "failed", _pickled(error)
-    except MemoryError:
+    except MemoryError:  # the traceback, and with it all that the job held, goes at the end of this clause
         state, outcome = "failed", _pickled(JobError(f"The job ran out of memory. {SMALLER}"))
     except BaseException:  # SystemExit too: a job must not end a thread of Dask's
         state, outcome = "unexpected", traceback.format_exc()
@@ -150,12 +156,20 @@ def end_worker(dask_worker: Any) -> None:
                 process.kill()
 
 
-def dask_setup(_worker: Any) -> None:
+def dask_setup(dask_worker: Any) -> None:
     """Import what jobs need, in a thread of its own: the worker is there for Dask meanwhile."""
     global _warm_up
-    modules = [name for name in os.environ.get(WARM_UP, "").split(",") if name]
+    if limit := getattr(getattr(dask_worker, "memory_manager", None), "memory_limit", None):
+        os.environ[MEMORY_LIMIT] = str(int(limit))
+    dask_worker.startup_information["device"] = _device
+    modules = [name for name in os.environ.get(WARM_UP, ",".join(MODULES)).split(",") if name]
     _warm_up = threading.Thread(target=_import, args=(modules,), daemon=True)
     _warm_up.start()
+
+
+def _device(_dask_worker: Any) -> str:
+    """What the scheduler tells of this worker's device: as `circuit.cluster` named it, or as CUDA sees it."""
+    return os.environ.get(DEVICE) or ", ".join(f"CUDA device {name}" for name in cuda_devices()) or "cpu"
 
 
 def _import(modules: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -13,8 +14,9 @@ from circuit.method import AblationType, AnswerFunction, CleanCorrupt, GradFunct
 from circuit.pruning import edge_table, top_edges
 from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute
-from circuit.ui import job_panel, page, session
+from circuit.ui import estimate, explain, job_panel, page, session, settings_sources, tokens
 from circuit.ui.page import ALL_ZERO
+from circuit.ui.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
 
 page.begin(
     "2 · Attribute",
@@ -23,10 +25,10 @@ page.begin(
 )
 
 METHODS = {
-    "Edge attribution patching": "One gradient, at the untouched model. Fast, and blind where the model is saturated.",
-    "Integrated gradients": "The average gradient on the way from the untouched to the ablated model. Costs one pass a "
+    EAP: "One gradient, at the untouched model. Fast, and blind where the model is saturated.",
+    INTEGRATED: "The average gradient on the way from the untouched to the ablated model. Costs one pass a "
     "point, and is more faithful where the model is saturated.",
-    "Gradient at one mask value": "One gradient, with every edge ablated to the same degree.",
+    ONE_POINT: "One gradient, with every edge ablated to the same degree.",
 }
 GRAD_FUNCTIONS: dict[GradFunction, str] = {
     "logit": "Logits of the answers: linear, the usual choice.",
@@ -57,27 +59,38 @@ RULES: dict[IntegrationRule, str] = {
 
 def choose_points() -> dict[str, float | int | str | None]:
     """Which mask values: exactly one of mask_val and integrated_grad_samples, by construction."""
-    kind = st.radio("Method", list(METHODS), captions=list(METHODS.values()), key="kind", persist_state="session")
-    if kind == "Edge attribution patching":
+    kind = st.radio(
+        "Method", list(METHODS), captions=list(METHODS.values()), key="kind", persist_state="session",
+        help="At which mask values the gradient is taken. Begin with edge attribution patching; take integrated "
+        f"gradients where its circuit is not faithful. {explain.more('mask-value')}",
+    )  # fmt: skip
+    if kind == EAP:
         return {"mask_val": 0.0, "integrated_grad_samples": None}
-    if kind == "Gradient at one mask value":
-        value = st.slider("Mask value m", 0.0, 1.0, 0.5, 0.05, key="mask_val", persist_state="session")
+    if kind == ONE_POINT:
+        value = st.slider(
+            "Mask value m", 0.0, 1.0, 0.5, 0.05, key="mask_val", persist_state="session",
+            help="How far all edges are ablated while the gradient is taken: 0 is the untouched model, 1 the fully "
+            "ablated one.",
+        )  # fmt: skip
         return {"mask_val": value, "integrated_grad_samples": None}
-    n = st.slider("Samples N", 1, 30, 5, key="samples", persist_state="session", help="More samples, better average.")
+    n = st.slider(
+        "Samples N", 1, MOST_SAMPLES, 5, key="samples", persist_state="session",
+        help="Mask values to average over: one forward and backward pass each. Five do for most models; take more "
+        "where the circuit changes when you do.",
+    )  # fmt: skip
     rule = st.selectbox(
-        "Integration rule", list(RULES), key="rule", persist_state="session", help="Which points are averaged, and how."
-    )
+        "Integration rule", list(RULES), key="rule", persist_state="session",
+        help="Which mask values are averaged, with which weights. Midpoint is the most accurate for its cost; take "
+        "reference to compare with AutoCircuit's numbers.",
+    )  # fmt: skip
     st.caption(RULES[rule])
     return {"mask_val": None, "integrated_grad_samples": n, "integration_rule": rule}
 
 
 def choose_loss() -> dict[str, str]:
-    grad = st.selectbox(
-        "Grad function",
-        get_args(GradFunction),
-        key="grad",
-        persist_state="session",
-        help="What is read off the logits.",
+    grad = session.choose_grad_function(
+        "What is read off the model's output at the answers. Logits are the usual choice. "
+        f"{explain.more('grad-function')}"
     )
     st.caption(GRAD_FUNCTIONS[grad])
     answer = st.selectbox(
@@ -85,7 +98,8 @@ def choose_loss() -> dict[str, str]:
         get_args(AnswerFunction),
         key="answer",
         persist_state="session",
-        help="How the answers become one number a prompt. The loss is minus that number.",
+        help="How the answers become one number a prompt; the loss is minus that number. Take avg_diff where there are "
+        f"wrong answers, avg_val where there are none. {explain.more('answer-function')}",
     )
     st.caption(ANSWER_FUNCTIONS[answer])
     return {"grad_function": grad, "answer_function": answer}
@@ -98,7 +112,8 @@ def choose_ablation() -> dict[str, AblationType | str | None]:
         format_func=lambda kind: str(kind).capitalize(),
         key="ablation",
         persist_state="session",
-        help="What replaces a part's activation along an ablated edge.",
+        help="What replaces a part's activation along an ablated edge. Resample isolates what the two prompts differ "
+        f"in: the usual choice. {explain.more('ablation')}",
     )
     st.caption(ABLATIONS[ablation])
     side = st.radio(
@@ -109,7 +124,8 @@ def choose_ablation() -> dict[str, AblationType | str | None]:
         persist_state="session",
         horizontal=True,
         disabled=not ablation.reads_batch,
-        help="Clean prompts go in, so with resample ablation 'clean' changes nothing at m = 0: every score is zero. "
+        help="Which prompt of the pair the replacement is taken from: corrupt is the usual choice. "
+        "Clean prompts go in, so with resample ablation 'clean' changes nothing at m = 0: every score is zero. "
         "Not used by zero ablation and by means over the whole set.",
     )
     return {"ablation_type": ablation, "clean_corrupt": side if ablation.reads_batch else None}
@@ -121,14 +137,18 @@ def choose_running() -> dict[str, object]:
         ["auto", "float32", "bfloat16", "float16"],
         key="dtype",
         persist_state="session",
-        help="Of the model's weights and activations; auto is float32 up to a billion parameters. Scores always "
-        "accumulate in float32.",
+        help="Of the model's weights and activations. auto is float32 up to a billion parameters; bfloat16 halves the "
+        "memory and is less exact. Scores always accumulate in float32.",
     )
-    device = st.selectbox("Device", ["auto", "cpu", "cuda", "mps"], key="device", persist_state="session")
+    device = st.selectbox(
+        "Device", DEVICES, key="device", persist_state="session",
+        help="What computes: auto takes NVIDIA's GPU (cuda), else Apple's (mps), else the CPU. Choose one to keep the "
+        "others free.",
+    )  # fmt: skip
     size = st.number_input(
         "Batch size",
         0,
-        512,
+        LARGEST_BATCH,
         0,
         key="batch",
         persist_state="session",
@@ -139,11 +159,27 @@ def choose_running() -> dict[str, object]:
         "Positions apart",
         key="apart",
         persist_state="session",
-        help="Score every edge once a token position. Needs prompts of one length.",
+        help="Score every edge once a token position, to see where in the prompt something happens. Needs prompts of "
+        f"one length, as the presets 'of one length' have. {explain.more('positions-apart')}",
     )
-    return {"dtype": dtype, "device": device, "batch_size": int(size) or None, "keep_positions": apart}
+    held_out = st.select_slider(
+        "Hold out",
+        list(HELD_OUT),
+        key="held_out",
+        persist_state="session",
+        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they do not stem from. "
+        f"Do it before you believe a circuit, if there are a few dozen pairs. {explain.more('held-out')}",
+    )
+    return {
+        "dtype": dtype,
+        "device": device,
+        "batch_size": int(size) or None,
+        "keep_positions": apart,
+        "held_out": HELD_OUT[held_out],
+    }
 
 
+settings_sources.start_from()
 columns = st.columns(4, gap="medium")
 with columns[0]:
     points = choose_points()
@@ -166,16 +202,19 @@ try:
         **running,  # type: ignore[arg-type]
     )
     if method.ablation_type.needs_batch_size and config.batch_size is None:
-        raise OptionError(f"'{method.ablation_type}' depends on the batch size: choose one on the right.")
+        raise OptionError(
+            f"'{method.ablation_type}' depends on the batch size: choose one on the right. {explain.more('batch-size')}"
+        )
     n_points = len(method.points)
+    held_out = f" ({running['held_out']:.0%} of them held out)" if running["held_out"] else ""
     before = "No pass for the ablation"
     if method.ablation_type.reads_batch:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
     st.info(
-        f"**{len(prompts)} prompt pairs on {title_of(session.model_key())}**: {method.describe()}. {before}, and "
-        f"{n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
+        f"**{len(prompts)} prompt pairs{held_out} on {title_of(session.model_key())}**: {method.describe()}. {before}, "
+        f"and {n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
         icon=":material/functions:",
     )
 except CircuitError as error:
@@ -184,14 +223,25 @@ except CircuitError as error:
 
 ready = config is not None and len(prompts) > 0
 if not prompts.pairs:
-    st.warning("There are no prompts yet: enter some on the page 1 · Prompts.")
+    st.warning(f"There are no prompts yet: enter some on the page 1 · Prompts. {explain.more('clean-prompt')}")
+tokens.say_what_is_used(apart=bool(running["keep_positions"]))
 busy = job_panel.running("attribute") is not None
-if st.button("Run attribution", type="primary", icon=":material/play_arrow:", disabled=busy or not ready):
+if config is not None and ready and not busy:
+    estimate.show(config)
+if st.button(
+    "Run attribution",
+    type="primary",
+    icon=":material/play_arrow:",
+    disabled=busy or not ready,
+    help="Scores every edge with these options. It goes on when you leave the page, and can be cancelled.",
+):
     job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {title_of(session.model_key())}")
     st.rerun()
-finished = job_panel.follow("attribute", in_address=True)
+finished = job_panel.follow("attribute", in_address=True, now=config)
 if finished is not None:
+    estimate.learn(finished)
     session.show_run(finished)
+    st.rerun()  # the sidebar stands above, and its links lead to the run that was shown
 
 
 def summary(run: Run) -> None:
@@ -200,19 +250,30 @@ def summary(run: Run) -> None:
     function = f"{run.config.method.grad_function} {run.config.method.answer_function}"
     cells = st.columns(5)
     cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")
-    cells[1].metric("Time", f"{run.provenance['seconds']:.1f} s", help="Without loading the model.")
+    cells[1].metric("Time", f"{run.provenance.get('seconds', math.nan):.1f} s", help="Without loading the model.")
     cells[2].metric(f"{function}, clean", f"{run.baseline.clean:+.3f}", help="The whole model, mean over pairs.")
     cells[3].metric(f"{function}, corrupt", f"{run.baseline.corrupt:+.3f}", help="The whole model, corrupt prompts.")
     right = "–" if np.isnan(run.baseline.accuracy) else f"{run.baseline.accuracy:.0%}"
     cells[4].metric(
         "Right above wrong", right, help="Share of clean prompts with every right answer above every wrong."
     )
-    if left_out := len(run.config.prompts) - len(run.used_rows):
-        st.warning(f"{left_out} of {len(run.config.prompts)} pairs could not be used: check them on 1 · Prompts.")
+    if left_out := len(run.config.prompts) - len(run.used_rows) - len(run.held_out_rows):
+        st.warning(
+            f"{left_out} of {len(run.config.prompts)} pairs could not be used: check them on 1 · Prompts. "
+            f"{explain.more('prompt-check')}"
+        )
     if run.baseline.clean <= run.baseline.corrupt:
-        st.error("On average the model does no better on clean than on corrupt prompts: these scores mean little.")
+        st.error(
+            "On average the model does no better on clean than on corrupt prompts: these scores mean little. "
+            f"{explain.more('prompt-check')}"
+        )
     elif run.baseline.accuracy < 0.5:
-        st.warning("The model gets fewer than half of the clean prompts right: read these scores with care.")
+        st.warning(
+            "The model gets fewer than half of the clean prompts right: read these scores with care. "
+            f"{explain.more('prompt-check')}"
+        )
+    for note in run.notes:
+        st.warning(f"{note} {explain.more('batch-size')}")
     if not run.scores.any():
         st.error(ALL_ZERO)
         return

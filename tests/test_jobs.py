@@ -1,9 +1,7 @@
-"""Jobs run in real Dask processes; the job functions below are what a page would submit."""
+"""Jobs run in real Dask processes."""
 
 import logging
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -16,75 +14,29 @@ import psutil
 import pytest
 
 from circuit.cluster import LocalCluster
-from circuit.errors import CircuitError, JobCancelled, JobError, PromptError
-from circuit.jobs import Job, JobServer
-from circuit.worker import Progress
+from circuit.errors import JobCancelled, JobError, PromptError
+from circuit.jobs import JobServer
+from tests.job_functions import (
+    LONG,
+    awkward_error,
+    bad_prompt,
+    bug,
+    count,
+    deaf,
+    die,
+    eat_memory,
+    leave,
+    lives,
+    running,
+    square,
+    torch_eats_memory,
+    unlimited,
+    unpicklable,
+    until,
+    works,
+)
 
 pytestmark = pytest.mark.timeout(60)
-Cancelled = Callable[[], bool]
-
-
-def square(request: Any, *, progress: Progress, cancelled: Cancelled) -> Any:
-    return {"square": np.asarray(request) ** 2}
-
-
-def count(request: dict[str, Any], *, progress: Progress, cancelled: Cancelled) -> int:
-    """Steps of a given length, as an attribution takes them."""
-    for step in range(request["steps"]):
-        if cancelled():
-            raise JobCancelled("Stopped between two steps.")
-        progress(step, request["steps"], f"step {step}")
-        time.sleep(request["seconds"])
-    progress(request["steps"], request["steps"], "done")
-    return os.getpid()
-
-
-def deaf(seconds: float, *, progress: Progress, cancelled: Cancelled) -> None:
-    """Never asks whether it should stop."""
-    time.sleep(seconds)
-
-
-def bad_prompt(row: int, *, progress: Progress, cancelled: Cancelled) -> None:
-    raise PromptError(f"Row {row} has no answer. Add one.")
-
-
-class TwoArgumentError(CircuitError):
-    """Cannot be unpickled: its constructor takes something else than its message."""
-
-    def __init__(self, row: int, what: str) -> None:
-        super().__init__(f"Row {row} is {what}.")
-
-
-def awkward_error(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
-    raise TwoArgumentError(3, "empty")
-
-
-def bug(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
-    raise KeyError("a secret detail")
-
-
-def unpicklable(request: None, *, progress: Progress, cancelled: Cancelled) -> Any:
-    return (number for number in range(3))
-
-
-def leave(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
-    sys.exit(3)
-
-
-def die(diary: Path, *, progress: Progress, cancelled: Cancelled) -> None:
-    with diary.open("a") as file:
-        file.write("x")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def eat_memory(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
-    eaten = []
-    while True:
-        eaten.append(np.ones(2**22))  # 32 MB
-        time.sleep(0.05)
-
-
-LONG = {"steps": 1000, "seconds": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +44,6 @@ def server() -> Iterator[JobServer]:
     server = JobServer(warm_up=[], grace=1.0)
     yield server
     server.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # not every container's init reaps orphans
-    except psutil.NoSuchProcess:
-        return False
-
-
-def running(job: Job) -> Job:
-    until(lambda: job.state == "running")
-    return job
-
-
-def works(server: JobServer) -> bool:
-    job = server.submit(square, 3)
-    return job.wait(30) and job.result() == {"square": 9}
 
 
 def test_a_job_can_be_submitted_before_the_workers_are_up() -> None:
@@ -350,17 +278,49 @@ def test_too_much_memory_ends_the_job_only() -> None:
         server.close()
 
 
-def test_jobs_that_nobody_asks_about_are_cancelled_and_then_forgotten() -> None:
-    server = JobServer(warm_up=[], abandon_after=2.0, forget_after=0.5)
+@pytest.mark.parametrize(
+    ("function", "limit", "words"),
+    [
+        (eat_memory, 300_000_000, "The job ran out of memory"),
+        (torch_eats_memory, 300_000_000, "The device ran out of memory"),
+    ],
+    ids=["numpy", "torch"],
+)
+def test_a_job_that_gets_no_more_memory_fails_and_leaves_its_worker_alone(
+    function: Callable[..., Any], limit: int, words: str
+) -> None:
+    server = JobServer(warm_up=[])
     try:
-        job = running(server.submit(count, LONG))
-        waiting = server.submit(square, 3)
-        until(lambda: job.over and waiting.over)  # `over` does not count as asking
-        assert job.state == waiting.state == "cancelled"
-        assert "nobody" in (job.error or "")
-        until(lambda: server.submit(square, 3) and job.id not in server._jobs)
+        before = server.submit(unlimited, None)
+        job = server.submit(function, limit)
+        assert job.wait(50)
+        assert job.state == "failed"
+        assert (job.error or "").startswith(words)
+        after = server.submit(unlimited, None)
+        assert after.wait(30)
+        assert after.result() == before.result()  # the process
+        assert works(server)
     finally:
         server.close()
+
+
+def test_two_servers_do_not_disturb_each_other(server: JobServer, tmp_path: Path) -> None:
+    """The other is in a web process of its own, which is killed while its job runs."""
+    job = running(server.submit(count, LONG))
+    (tmp_path / "job_source.py").write_text(JOB_SOURCE)
+    code = PARENT.format(root=str(ROOT), tests=str(tmp_path), ending="time.sleep(600)")
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    _, *family = other.stdout.readline().split()
+    assert len(family) >= 3
+    assert job.state == "running"
+    other.kill()
+    other.communicate(timeout=30)
+    until(lambda: not any(lives(int(pid)) for pid in family))
+    assert job.state == "running"
+    job.cancel()
+    assert job.wait(30)
+    assert works(server)
 
 
 def test_closing_ends_every_process_and_job() -> None:
@@ -379,6 +339,7 @@ def test_closing_ends_every_process_and_job() -> None:
 
 
 ROOT = Path(__file__).resolve().parents[1]
+JOB_SOURCE = "import time\ndef deaf(seconds, *, progress, cancelled):\n    time.sleep(seconds)\n"
 PARENT = """
 import psutil, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
@@ -395,9 +356,7 @@ print(server._cluster._folder, *(child.pid for child in psutil.Process().childre
 
 @pytest.mark.parametrize("ending", ["time.sleep(600)", "pass"], ids=["killed", "exits"])
 def test_no_process_and_no_key_outlives_the_web_process(tmp_path: Path, ending: str) -> None:
-    (tmp_path / "job_source.py").write_text(
-        "import time\ndef deaf(seconds, *, progress, cancelled):\n    time.sleep(seconds)\n"
-    )
+    (tmp_path / "job_source.py").write_text(JOB_SOURCE)
     code = PARENT.format(root=str(ROOT), tests=str(tmp_path), ending=ending)
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

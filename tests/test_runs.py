@@ -216,6 +216,12 @@ def test_scores_that_do_not_fit_the_graph_are_refused(saved: Path, module: str) 
     assert_refused(saved)
 
 
+@pytest.mark.parametrize("changed", [{"held_out": 1.0}, {"held_out": -0.5}, {"split_seed": -1}, {"held_out": "half"}])
+def test_a_split_that_cannot_be_made_is_refused(saved: Path, changed: dict[str, Any]) -> None:
+    rewrite(saved, lambda header, tensors: header["config"].update(changed))
+    assert_refused(saved, f"The run's {next(iter(changed))}")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_a_changed_byte_is_refused_or_harmless(saved: Path, data: st.DataObject) -> None:
@@ -258,6 +264,7 @@ def load_or_refuse(path: Path, content: bytes) -> None:
         return
     assert run.scores.shape == (run.graph.n_edges,)
     assert all(0 <= row < len(run.config.prompts) for row in run.used_rows)
+    run.config.split(run.used_rows)
     f"{run.baseline.clean:+.3f} {run.baseline.corrupt:+.3f} {run.baseline.accuracy:.0%} {run.caption}".encode()
     run.save(path)
     assert Run.load(path).config == run.config

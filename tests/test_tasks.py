@@ -25,10 +25,21 @@ from circuit import (
     load_model,
     mask_gradient_prune_scores,
 )
+from circuit.attention import attention_patterns
 from circuit.errors import JobCancelled, ModelError, OptionError, PromptError
+from circuit.measuring import MeasureRequest, measure
+from circuit.patching import run_edge_masks
 from circuit.prompts import PromptPair, PromptSet
 from circuit.runs import Run, RunConfig
-from circuit.tasks import CheckRequest, MeasureRequest, attribute, check_prompts, measure_circuits
+from circuit.tasks import (
+    AttentionRequest,
+    CheckRequest,
+    EffectsRequest,
+    attribute,
+    check_prompts,
+    measure_effects,
+    read_attention,
+)
 from tests.small_models import random_hf_model
 
 # The tokenizer's words are numbers; those with a zero are split at it, since 0 is its BOS token.
@@ -244,8 +255,9 @@ def run(small: str) -> Run:
 
 def test_all_edges_are_the_whole_model_and_none_the_corrupt_run(run: Run) -> None:
     everything = run.graph.n_edges
-    measured = measure_circuits(MeasureRequest(run.config, run.scores, (0, everything)))
-    assert list(measured) == [0, everything]
+    curve = measure(MeasureRequest(run.config, run.scores, (0, everything)))
+    assert curve.sizes == [0, everything]
+    measured = dict(zip(curve.sizes, curve.points, strict=True))
     for size, prompt in ((everything, "clean"), (0, "corrupt")):
         expected = [difference(plain_logits(getattr(pair, prompt)), pair) for pair in PAIRS]
         np.testing.assert_allclose(measured[size].values, expected, rtol=1e-3, atol=1e-4)
@@ -257,14 +269,14 @@ def test_all_edges_are_the_whole_model_and_none_the_corrupt_run(run: Run) -> Non
 
 def test_a_circuit_in_between_is_neither(run: Run) -> None:
     sizes = (0, 60, run.graph.n_edges)
-    none, some, whole = measure_circuits(MeasureRequest(run.config, run.scores, sizes)).values()
+    none, some, whole = measure(MeasureRequest(run.config, run.scores, sizes)).points
     assert not np.allclose(some.values, none.values, atol=1e-3)
     assert not np.allclose(some.values, whole.values, atol=1e-3)
 
 
 def test_another_ablation_gives_another_circuit(run: Run) -> None:
     resample, zero = (
-        measure_circuits(MeasureRequest(run.config, run.scores, (60,), ablation))[60].values
+        measure(MeasureRequest(run.config, run.scores, (60,), ablation_type=ablation)).points[0].values
         for ablation in (AblationType.RESAMPLE, AblationType.ZERO)
     )
     assert not np.allclose(resample, zero, atol=1e-3)
@@ -274,9 +286,9 @@ def test_circuits_can_keep_positions_apart(small: str) -> None:
     prompts = PromptSet("one length", (PAIRS[0], PromptPair("9 2 3 4", "9 9 3 4", ("5",), ("7",))))
     apart = attribute(RunConfig(small, prompts, keep_positions=True))
     sizes = (0, apart.graph.n_edges)
-    measured = measure_circuits(MeasureRequest(apart.config, apart.scores, sizes))
-    assert measured[sizes[1]].mean == pytest.approx(apart.baseline.clean, rel=1e-4)
-    assert measured[0].mean == pytest.approx(apart.baseline.corrupt, rel=1e-4)
+    none, whole = measure(MeasureRequest(apart.config, apart.scores, sizes)).points
+    assert whole.mean == pytest.approx(apart.baseline.clean, rel=1e-4)
+    assert none.mean == pytest.approx(apart.baseline.corrupt, rel=1e-4)
 
 
 # --- progress and cancelling ---------------------------------------------------------------------------------------
@@ -290,7 +302,7 @@ def jobs(run: Run) -> dict[str, Callable[..., Any]]:
     return {
         "check": lambda **options: check_prompts(CheckRequest(run.config.model, many), **options),
         "attribute": lambda **options: attribute(config, **options),
-        "measure": lambda **options: measure_circuits(MeasureRequest(config, run.scores, (0, 10, 20)), **options),
+        "measure": lambda **options: measure(MeasureRequest(config, run.scores, (0, 10, 20)), **options),
     }
 
 
@@ -331,23 +343,34 @@ def test_loading_a_model_says_so(small_folder: Path) -> None:
 
 # --- imports -------------------------------------------------------------------------------------------------------
 
+PACKAGE = Path(__file__).parent.parent / "circuit"
 WEB = [
     "circuit",
+    "circuit.broken_prompts",
+    "circuit.drafts",
     "circuit.errors",
+    "circuit.export",
+    "circuit.faithfulness",
+    "circuit.files",
     "circuit.graph",
     "circuit.jobs",
+    "circuit.lessons",
+    "circuit.limits",
+    "circuit.measuring",
     "circuit.method",
     "circuit.models",
+    "circuit.presets",
+    "circuit.prompt_files",
     "circuit.prompts",
     "circuit.pruning",
     "circuit.runs",
+    "circuit.selection",
+    "circuit.sentences",
+    "circuit.settings",
     "circuit.tasks",
-    "circuit.plots.circuit_graph",
-    "circuit.plots.heatmap",
-    "circuit.ui.job_panel",
-    "circuit.ui.page",
-    "circuit.ui.prompt_table",
-    "circuit.ui.session",
+    "circuit.templates",
+    *(f"circuit.{path.parent.name}.{path.stem}" for part in ("plots", "ui") for path in (PACKAGE / part).glob("*.py")),
+    *(f"circuit.ui.lessons.{path.stem}" for path in (PACKAGE / "ui" / "lessons").glob("*.py")),
 ]
 
 
@@ -383,3 +406,51 @@ def test_messages_name_the_row_of_the_table_not_of_the_usable_prompts(small: str
     mean = Method(ablation_type=AblationType.TOKENWISE_MEAN_CLEAN)
     with pytest.raises(PromptError, match="Row 3 has 5 tokens and row 2 has 4"):
         attribute(RunConfig(small, PromptSet("gaps", (BAD, PAIRS[0], longer)), mean))
+
+
+# --- single edges and heads ----------------------------------------------------------------------------------------
+
+
+def test_the_effect_of_an_edge_is_that_of_a_circuit_without_it(small: str) -> None:
+    """`run_edge_masks` with all edges but one, and the answer differences taken from its logits."""
+    config = RunConfig(small, PromptSet("numbers", (PAIRS[0], BAD, *PAIRS[1:])))
+    model = load_model(small, device="cpu")
+    edges = (3, 77, model.graph.n_edges - 2)
+    effects = measure_effects(EffectsRequest(config, edges))
+    whole = np.ones(model.graph.n_edges, dtype=bool)
+    circuits = [whole]
+    for edge in edges:
+        circuits.append(whole.copy())
+        circuits[-1][edge] = False
+    outputs = run_edge_masks(model, PromptDataLoader(dataset(PAIRS)), circuits)
+
+    def loss(logits: torch.Tensor) -> float:
+        rows = zip(logits, PAIRS, strict=True)
+        differences = [
+            row[tokens(" ".join(pair.answers))].mean() - row[tokens(" ".join(pair.wrong_answers))].mean()
+            for row, pair in rows
+        ]
+        return -float(torch.stack(differences).mean())
+
+    for edge, logits in zip(edges, outputs[1:], strict=True):
+        assert effects[edge] == pytest.approx(loss(logits) - loss(outputs[0]), rel=1e-3, abs=1e-5)
+
+
+def test_attention_is_read_on_both_prompts_of_a_row(small: str, model: PatchableModel) -> None:
+    config = RunConfig(small, PromptSet("numbers", (BAD, *PAIRS)))
+    pair = read_attention(AttentionRequest(config, 2, layer=1, head=3))
+    assert pair.clean_tokens == ["8", "9", "17", "11", "12", "13"]
+    assert pair.corrupt_tokens == ["8", "9", "3", "11", "12", "13"]
+    for pattern, text in ((pair.clean, PAIRS[1].clean), (pair.corrupt, PAIRS[1].corrupt)):
+        expected = attention_patterns(model, tokens(text)[None], 1, 3)[0]
+        np.testing.assert_allclose(pattern, expected, atol=1e-6)
+        np.testing.assert_allclose(pattern.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(pair.clean - pair.corrupt).max() > 1e-4
+    with pytest.raises(PromptError, match="Row 1 cannot be used"):
+        read_attention(AttentionRequest(config, 0, layer=1, head=3))
+
+
+def test_with_positions_apart_a_run_knows_its_tokens(small: str) -> None:
+    config = RunConfig(small, PromptSet("numbers", PAIRS[:1]), keep_positions=True)
+    assert attribute(config).tokens == ["1", "2", "3", "4"]
+    assert attribute(replace(config, keep_positions=False)).tokens == []

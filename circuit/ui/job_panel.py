@@ -1,8 +1,8 @@
 """A session's jobs: one a slot, with a panel that shows progress, time left, and a cancel button.
 
     start("attribute", attribute, config, title="IOI on SmolLM2")
-    if value := follow("attribute"):         # draws the panel while the job runs
-        session.show_run(value)              # its result, once
+    if value := follow("attribute", now=config):     # draws the panel while the job runs
+        session.show_run(value)                      # its result, once
 
 The panel polls in a fragment, so the rest of the page is drawn once and stays usable. The job lives in the server: it
 goes on when the page is left, and a reload finds it again by the id in the address.
@@ -10,25 +10,52 @@ goes on when the page is left, and a reload finds it again by the id in the addr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from circuit.errors import CircuitError
 from circuit.jobs import Job
-from circuit.ui.server import job_server
+from circuit.limits import check_request
+from circuit.sharding import submit
+from circuit.tasks import attribute
+from circuit.ui import my_runs
+from circuit.ui.server import job_server, visitor
 from circuit.worker import JobFunction
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a slot's last job ended, where it has no result."""
+
+    words: str
+    cancelled: bool = False
 
 
 def start(slot: str, function: JobFunction, request: Any, title: str) -> None:
     """Queue a job in this slot; a job of the same slot that is still going is cancelled."""
     if (old := running(slot)) is not None:
         old.cancel()
-    st.session_state.pop(f"error-{slot}", None)
+    forget_error(slot)
+    st.session_state[f"request-{slot}"] = request
     try:
-        st.session_state[f"job-{slot}"] = job_server().submit(function, request, title=title).id
+        check_request(request)
+        keep = my_runs.keep if function is attribute else None
+        job = submit(job_server(), function, request, title=title, owner=visitor(), note=slot, keep=keep)
+        st.session_state[f"job-{slot}"] = job.id
     except CircuitError as error:
-        st.session_state[f"error-{slot}"] = str(error)
+        fail(slot, str(error))
+
+
+def fail(slot: str, words: str) -> None:
+    """Say why there is no job in this slot."""
+    st.session_state[f"error-{slot}"] = _Ending(words)
+
+
+def forget_error(slot: str) -> None:
+    """Take back what went wrong in this slot, so that it may be tried again."""
+    st.session_state.pop(f"error-{slot}", None)
 
 
 def running(slot: str) -> Job | None:
@@ -37,38 +64,54 @@ def running(slot: str) -> Job | None:
     return None if job is None or job.over else job
 
 
-def follow(slot: str, *, in_address: bool = False) -> Any:
+def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
     """Draw the panel while the slot's job goes on; hand back its result once, when it is there; else None.
 
-    An error stays on the page, as a sentence, until the next start.
+    Why there is no result stays on the page, as a sentence, until the next start.
 
     Args:
-        slot: The slot.
+        slot: The slot; what stands before its first dash is its name in the address.
         in_address: Keep the job's id in the page's address, so that a reload finds it.
+        now: The request that a start would have now: once it is another, the sentence about the last one goes.
     """
-    if in_address and f"job-{slot}" not in st.session_state and (found := st.query_params.get(slot)):
-        st.session_state[f"job-{slot}"] = found
+    name = slot.partition("-")[0]
+    if in_address and f"job-{slot}" not in st.session_state and (found := st.query_params.get(name)):
+        job = job_server().get(found)
+        if job is None or job.note == slot:  # and not that of another run
+            st.session_state[f"job-{slot}"] = found
     job = _job(slot)
     value = None
     if job is None:
         if st.session_state.pop(f"job-{slot}", None):
-            st.session_state[f"error-{slot}"] = "That job is no longer known: the server was started again since."
+            words = "That job is no longer known: it ended long ago, or the server was started again since."
+            st.session_state[f"error-{slot}"] = _Ending(words)
     elif job.over:
         del st.session_state[f"job-{slot}"]
         if job.error is None:
             value = job.result()
         else:
-            st.session_state[f"error-{slot}"] = job.error
+            st.session_state[f"error-{slot}"] = _Ending(job.error, job.state == "cancelled")
     if in_address:
         if f"job-{slot}" in st.session_state:
-            st.query_params[slot] = st.session_state[f"job-{slot}"]
-        elif slot in st.query_params:
-            del st.query_params[slot]
+            st.query_params[name] = st.session_state[f"job-{slot}"]
+        elif name in st.query_params:
+            del st.query_params[name]
     if job is not None and not job.over:
         _panel(slot)
-    if message := st.session_state.get(f"error-{slot}"):
-        st.error(message, icon=":material/error:")
+    _ending(slot, now)
     return value
+
+
+def _ending(slot: str, now: Any) -> None:
+    ending: _Ending | None = st.session_state.get(f"error-{slot}")
+    if ending is None:
+        return
+    if now is not None and st.session_state.get(f"request-{slot}", now) != now:
+        del st.session_state[f"error-{slot}"]
+    elif ending.cancelled:
+        st.info(ending.words, icon=":material/cancel:")
+    else:
+        st.error(ending.words, icon=":material/error:")
 
 
 def _job(slot: str) -> Job | None:
@@ -91,17 +134,24 @@ def _panel(slot: str) -> None:
 def _state(job: Job) -> str:
     if job.cancelling:
         return "stopping …"
-    if job.state == "queued":
-        return f"number {job.position} in the queue"
-    return "the worker is starting …" if job.state == "starting" else "running"
+    state, position = job.state, job.position
+    if state == "running":
+        return "running"
+    if not job_server().devices:
+        return "waiting for a worker"
+    return f"number {position} in the queue" if state == "queued" and position else "the worker is starting …"
 
 
 def _details(job: Job) -> str:
-    parts = [job.message or " "]
+    parts = [job.message or (f"step {job.step} of {job.total}" if job.total else " ")]
     if job.total:
-        parts.append(f"step {job.step} of {job.total}")
+        parts.append(f"{min(1.0, job.step / job.total):.0%}")
     if job.elapsed:
-        parts.append(f"{job.elapsed:.0f} s so far")
+        parts.append(f"{_seconds(job.elapsed)} so far")
     if job.remaining is not None:
-        parts.append(f"about {job.remaining:.0f} s left")
+        parts.append(f"about {_seconds(job.remaining)} left")
     return " · ".join(parts)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

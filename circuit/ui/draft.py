@@ -1,0 +1,45 @@
+"""The draft that a session keeps on disk, so that a reload finds its model and prompts again by the id in the address.
+
+A session writes drafts of its own only: who opens another's address gets a copy as soon as he edits.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import streamlit as st
+
+from circuit.catalogue import runs_folder
+from circuit.drafts import Draft, load_draft, save_draft
+from circuit.ui import session
+
+
+def sync() -> None:
+    """Call at the start of every page: take the draft from the address, or write what has changed since."""
+    folder = runs_folder() / "drafts"
+    if "draft" not in st.session_state:
+        st.session_state["draft"] = (st.query_params.get("draft"), _restored(folder))
+    draft_id, saved = st.session_state["draft"]
+    now = Draft(session.model_key(), session.prompts(), st.session_state.get("bos", session.BOS_CHOICES[0]))
+    if now != saved:
+        if not st.session_state.get("draft_is_own"):
+            draft_id, st.session_state["draft_is_own"] = uuid.uuid4().hex, True
+        save_draft(folder, draft_id, now)
+        st.session_state["draft"] = (draft_id, now)
+    if draft_id and st.query_params.get("draft") != draft_id:
+        st.query_params["draft"] = draft_id
+
+
+def _restored(folder: Path) -> Draft:
+    """What a session starts from: the draft that the address names, or the ready example."""
+    found = load_draft(folder, st.query_params.get("draft", ""))
+    untouched = not {"model", "prompts", "bos"} & set(st.session_state)
+    if found is not None and untouched and found.bos in session.BOS_CHOICES:
+        st.session_state["model"], st.session_state["prompts"], st.session_state["bos"] = (
+            found.model,
+            found.prompts,
+            found.bos,
+        )
+        return found
+    return Draft(session.EXAMPLE.model, session.EXAMPLE.prompts, session.BOS_CHOICES[0])

@@ -1,0 +1,88 @@
+"""Before a run: about how long it will take, how much memory, and what to change where that is too much.
+
+    show    one line, and a warning where the run will not fit; changes at once with the options
+    learn   how long the run really took
+
+The worker measures a model on its device once, when it is first needed; what it found is kept for all sessions, and
+put right by every run that was estimated.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from circuit.calibration import calibrate
+from circuit.catalogue import is_here, title_of
+from circuit.errors import CircuitError
+from circuit.estimate import Pace, Work
+from circuit.runs import Run, RunConfig
+from circuit.sharding import shards
+from circuit.tasks import ModelRequest, attribute
+from circuit.ui import explain, job_panel, session, tokens
+from circuit.ui.server import job_server
+
+Key = tuple[str, str, str]
+
+
+@st.cache_resource(show_spinner=False)
+def paces() -> dict[Key, Pace]:
+    """What was measured, by model, device and precision, for all sessions."""
+    return {}
+
+
+def show(config: RunConfig) -> None:
+    """What the run will take."""
+    key = (config.model, config.device, config.dtype)
+    slot = "pace-" + "-".join(key)
+    if key in paces():
+        _say(config, paces()[key])
+    elif f"error-{slot}" in st.session_state or not (is_here(config.model) or config.model in session.cards()):
+        st.caption("Time and memory are estimated once the model has been loaded.")
+    else:
+        if job_panel.running(slot) is None and f"job-{slot}" not in st.session_state:
+            title = f"Measuring how fast {title_of(config.model)} runs here"
+            job_panel.start(slot, calibrate, ModelRequest(config.model, config.dtype, config.device), title=title)
+        _wait(config, key, slot)
+
+
+def learn(run: Run) -> None:
+    """Correct the pace by a run that was estimated and has finished."""
+    config, seconds = st.session_state.pop("estimated", (None, 0.0))
+    key = (run.config.model, run.config.device, run.config.dtype)
+    if config == run.config and key in paces():
+        paces()[key] = paces()[key].corrected(seconds, run.provenance["seconds"])
+
+
+@st.fragment(run_every=0.5)
+def _wait(config: RunConfig, key: Key, slot: str) -> None:
+    """One quiet line until the measurement is there: a run need not wait for it."""
+    job = job_panel.running(slot)
+    if job is not None:
+        st.caption(":material/timer: Measuring how fast this model runs here, to say how long a run takes …")
+        return
+    job_id = st.session_state.pop(f"job-{slot}", None)
+    done = None if job_id is None else job_server().get(job_id)
+    if done is None or done.error is not None:
+        st.session_state[f"error-{slot}"] = True  # the run itself will say what is wrong
+    else:
+        paces()[key] = done.result()
+    st.rerun(scope="app")
+
+
+def _say(config: RunConfig, pace: Pace) -> None:
+    words = tokens.tokenizer()
+    if words is None:
+        return
+    encoded = tokens.encoded(words)
+    lengths = [len(encoded.clean[row]) for row in encoded.usable]
+    try:
+        work = Work.of(config, lengths)
+    except CircuitError:
+        return  # no prompt can be used, which the page says
+    cut = shards(attribute, config, job_server().workers)
+    estimate = pace.estimate(work, 1 if cut is None else min(job_server().workers, len(cut.requests)))
+    together = f" In {len(cut.requests)} parts on {job_server().workers} workers." if cut is not None else ""
+    st.session_state["estimated"] = (config, estimate.seconds)
+    st.caption(f":material/timer: {estimate.words}.{together}")
+    if estimate.advice:
+        st.warning(f"{estimate.advice} {explain.more('batch-size')}")

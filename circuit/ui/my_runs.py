@@ -1,0 +1,119 @@
+"""Which runs a visitor sees, and where runs are kept.
+
+    library      the runs directory
+    listing      what 5 · Runs lists: all runs of the server, or those of this session
+    lists_all    which of the two
+
+A run's id is a capability: who has it may look at the run, whatever is listed. All runs are listed where the server
+serves one person: it listens on this machine only, and the browser's address says so too. Everywhere else a session
+lists its own, unless the owner's setting `list_runs` says "all" (or "own", to make sure). A session's own runs are
+kept in a small file whose random id stands in the address as `mine`, so that a reload finds them; links of the Share
+button leave it out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import streamlit as st
+
+from circuit.catalogue import runs_folder
+from circuit.files import expire, write_whole
+from circuit.run_library import Listing, RunLibrary
+from circuit.runs import RUN_ID, Run
+from circuit.settings import settings
+
+_KEPT = 180 * 24 * 3600.0
+_MOST_KEPT = 2000
+
+
+def library() -> RunLibrary:
+    return RunLibrary(runs_folder())
+
+
+def keep(run: Run) -> None:
+    """Save a run that has just finished, whether or not a browser still waits for it."""
+    library().save(run)
+
+
+def listing() -> Listing:
+    """The runs that this visitor sees."""
+    if lists_all():
+        return library().listing()
+    mine = [entry for run_id in own() if (entry := library().entry(run_id)) is not None]
+    return Listing(sorted(mine, key=lambda entry: (entry.date, entry.id), reverse=True))
+
+
+def lists_all() -> bool:
+    """Whether every visitor sees all runs of the server."""
+    if (said := settings().list_runs) != "auto":
+        return said == "all"
+    forwarded = any(name.lower().startswith(("x-forwarded", "forwarded")) for name in st.context.headers)
+    hosts = [st.get_option("server.address"), urlsplit(st.context.url or "http://localhost").hostname]
+    return not forwarded and all(map(_is_this_machine, hosts))
+
+
+def _is_this_machine(host: str | None) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host or "").is_loopback
+    return host == "localhost"
+
+
+# --- those of this session -----------------------------------------------------------------------------------------
+
+
+def own() -> list[str]:
+    """Ids of the runs that this session has made, or taken in from a file."""
+    return st.session_state.setdefault("own_runs", [])
+
+
+def add(run_id: str) -> None:
+    if run_id not in own():
+        own().append(run_id)
+        _write()
+
+
+def remove(run_id: str) -> None:
+    if run_id in own():
+        own().remove(run_id)
+        _write()
+
+
+def sync() -> None:
+    """Call at the start of every page: find the session's runs again, and keep their address."""
+    if lists_all():
+        return
+    if "mine" not in st.session_state:
+        found = st.query_params.get("mine", "")
+        st.session_state["mine"] = found if RUN_ID.fullmatch(found) else uuid.uuid4().hex
+        st.session_state["own_runs"] = [*_read(found), *own()]
+    if own() and st.query_params.get("mine") != st.session_state["mine"]:
+        st.query_params["mine"] = st.session_state["mine"]
+
+
+def _file(session_id: str) -> Path:
+    return runs_folder() / "sessions" / f"{session_id}.json"
+
+
+def _read(session_id: str) -> list[str]:
+    if RUN_ID.fullmatch(session_id):
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads(_file(session_id).read_text("utf-8"))
+            return [run_id for run_id in found if isinstance(run_id, str) and RUN_ID.fullmatch(run_id)]
+    return []
+
+
+def _write() -> None:
+    """What cannot be written is let go: the session itself still knows its runs."""
+    session_id = st.session_state.get("mine")
+    if session_id is None:
+        return
+    content = json.dumps(own())
+    with suppress(OSError):
+        write_whole(_file(session_id), lambda part: part.write_text(content, encoding="utf-8"))
+        expire(_file(session_id).parent, _KEPT, _MOST_KEPT)

@@ -1,0 +1,235 @@
+"""The runs that are kept: find one, open it, call it something, take it along, or take one in."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from circuit import export
+from circuit.errors import RunFileError
+from circuit.run_library import LARGEST_FILE, LONGEST_NAME, LONGEST_NOTE, RunEntry
+from circuit.runs import Run
+from circuit.ui import explain, my_runs, page, session, shared_settings
+
+page.begin(
+    "5 · Runs",
+    "Every finished run is kept: its scores, settings and origin, in one file. Open one, compare several, take them "
+    "along, or take in one that was made elsewhere.",
+)
+library = my_runs.library()
+
+
+def table(entries: list[RunEntry]) -> list[RunEntry]:
+    """The list; returns what is selected."""
+    rows = pd.DataFrame(
+        {
+            "Name": [entry.name for entry in entries],
+            "Date": [entry.date for entry in entries],
+            "Method": [entry.method for entry in entries],
+            "Prompts": [entry.prompts for entry in entries],
+            "Pairs": [entry.n_pairs for entry in entries],
+            "Model": [entry.model for entry in entries],
+            "Edges": [entry.n_edges for entry in entries],
+            "Note": [entry.note for entry in entries],
+        }
+    )
+    event = st.dataframe(
+        rows,
+        hide_index=True,
+        height=min(38 + 35 * len(rows), 400),
+        key=table_key(entries),
+        on_select="rerun",
+        selection_mode="multi-row",
+        column_config={
+            "Name": st.column_config.TextColumn(width=200),
+            "Date": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm", width=130),
+            "Method": st.column_config.TextColumn(width=220),
+            "Prompts": st.column_config.TextColumn(width=130),
+            "Pairs": st.column_config.NumberColumn(format="localized", width=50),
+            "Model": st.column_config.TextColumn(width=110),
+            "Edges": st.column_config.NumberColumn(format="localized", width=65),
+        },
+    )
+    return [entries[row] for row in event["selection"]["rows"] if row < len(entries)]
+
+
+def table_key(entries: list[RunEntry]) -> str:
+    """Another table, with nothing selected, as soon as there are other runs: selections are numbers of rows."""
+    return f"runs-{hash(tuple(entry.id for entry in entries))}"
+
+
+def one(entry: RunEntry) -> None:
+    """What can be done with one run."""
+    with st.container(horizontal=True):
+        if st.button("Open", type="primary", icon=":material/arrow_forward:", help="Shows its scores and its circuit."):
+            page.go(page.SCORES if session.open_run(entry.id) else page.RUNS)
+        if st.button("Use its settings", icon=":material/replay:", help="Fills 1 · Prompts and 2 · Attribute."):
+            use_settings(entry)
+        with st.popover("Name and note", icon=":material/edit:"):
+            rename(entry)
+        st.download_button(
+            "Download", partial(content, entry), f"{entry.id[:8]}.safetensors", "application/octet-stream",
+            on_click="ignore", icon=":material/download:",
+            help="One safetensors file with scores, settings and origin; any safetensors reader opens it.",
+        )  # fmt: skip
+        delete([entry])
+    st.caption(
+        f"{entry.name}: {entry.method}; {entry.prompts}, {entry.n_pairs:,} pairs; {entry.model}, "
+        f"{entry.n_edges:,} edges. {entry.note}".replace("$", "\\$")
+    )
+    with st.expander("Where it comes from"):
+        provenance(entry)
+
+
+def several(entries: list[RunEntry]) -> None:
+    """What can be done with several."""
+    with st.container(horizontal=True):
+        if st.button(
+            f"Compare {len(entries)} runs", type="primary", icon=":material/compare_arrows:",
+            help="Side by side on 6 · Compare.",
+        ):  # fmt: skip
+            st.switch_page(page.COMPARE, query_params={"runs": ",".join(entry.id for entry in entries)})
+        delete(entries)
+
+
+def use_settings(entry: RunEntry) -> None:
+    try:
+        shared_settings.use(session.stored(entry.id).config, f"the run '{entry.name}'")
+    except RunFileError as error:
+        st.error(str(error))
+    else:
+        st.switch_page(page.ATTRIBUTE)
+
+
+def rename(entry: RunEntry) -> None:
+    with st.form(f"label-{entry.id}", border=False):
+        name = st.text_input("Name", entry.name, max_chars=LONGEST_NAME)
+        note = st.text_area("Note", entry.note, max_chars=LONGEST_NOTE)
+        if st.form_submit_button("Save"):
+            try:
+                library.label(entry.id, name, note)
+            except RunFileError as error:
+                st.error(str(error))
+            else:
+                st.rerun()
+
+
+def content(entry: RunEntry) -> bytes:
+    """The file; read when somebody asks for it."""
+    return export.run_file(session.stored(entry.id))
+
+
+def delete(entries: list[RunEntry]) -> None:
+    label = "Delete" if len(entries) == 1 else f"Delete {len(entries)} runs"
+    if st.button(label, icon=":material/delete:", help="Asks once more before anything is gone."):
+        confirm(entries)
+
+
+@st.dialog("Delete for good?")
+def confirm(entries: list[RunEntry]) -> None:
+    st.markdown("\n".join(f"- {page.plain(entry.name)}, {entry.date:%d %b %Y, %H:%M} UTC" for entry in entries[:10]))
+    if len(entries) > 10:
+        st.markdown(f"and {len(entries) - 10} more")
+    st.caption("With what was measured of it. Links to it will not work any more; nothing brings it back.")
+    yes, no, _ = st.columns([1, 1, 2])
+    if yes.button(
+        "Delete", type="primary", key="delete-yes", width="stretch", on_click=delete_now, args=(entries,),
+        help="For good.",
+    ):  # fmt: skip
+        st.rerun()
+    if no.button("Keep", key="delete-no", width="stretch", help="Leaves everything as it is."):
+        st.rerun()
+
+
+def delete_now(entries: list[RunEntry]) -> None:
+    for entry in entries:
+        try:
+            library.delete(entry.id)
+        except RunFileError as error:
+            st.session_state["notice"] = str(error)
+        else:
+            session.forget_run(entry.id)
+
+
+def provenance(entry: RunEntry) -> None:
+    try:
+        run = session.stored(entry.id)
+    except RunFileError as error:
+        st.error(str(error))
+        return
+    st.json(
+        {
+            **{name: value for name, value in run.provenance.items() if name != "tokens"},
+            "split_seed": run.config.split_seed,
+            "batch_size": run.config.batch_size,
+            "pairs_scored": len(run.used_rows),
+            "pairs_held_out": len(run.held_out_rows),
+            "id": run.id,
+        }
+    )
+
+
+def take_in() -> None:
+    with st.expander("Take in a run that was made elsewhere", icon=":material/upload_file:"):
+        file = st.file_uploader(
+            "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get('taken', 0)}",
+            max_upload_size=LARGEST_FILE // 2**20,
+            help="It is read as data: nothing in it is run. Its scores must be finite and fit its model's edges.",
+        )  # fmt: skip
+        if file is None:
+            return
+        try:
+            run = library.take_in(file.getvalue(), file.name)
+        except RunFileError as error:
+            st.error(page.plain(str(error)))
+            return
+        my_runs.add(run.id)
+        st.session_state["run"] = run
+        st.session_state["taken"] = st.session_state.get("taken", 0) + 1  # an empty uploader
+        shared_settings.say(f"The run of {run.config.prompts.name[:80]} was taken in, and is shown now.")
+        st.rerun()
+
+
+def not_saved(run: Run) -> None:
+    with st.container(border=True):
+        st.warning(f"Not saved yet: {page.plain(run.caption)} {explain.more('run')}")
+        with st.container(horizontal=True):
+            if st.button("Save again", key=f"save-{run.id}", help="Tries once more to write it to the runs folder."):
+                session.keep_run(run)
+                st.rerun()
+            st.download_button(
+                "Download", partial(export.run_file, run), f"{run.id[:8]}.safetensors", "application/octet-stream",
+                on_click="ignore", key=f"download-{run.id}", help="One file, which this page takes in again.",
+            )  # fmt: skip
+
+
+listing = my_runs.listing()
+for run in list(session.unsaved().values()):
+    not_saved(run)
+if listing.problem:
+    st.error(f"{listing.problem} Runs of this session stay open until you close this tab.")
+for name, why in listing.damaged.items():
+    st.warning(f"**{page.plain(name)}** is left out of the list. {page.plain(why)} {explain.more('run')}")
+if listing.entries:
+    chosen = table(listing.entries)
+    if len(chosen) == 1:
+        one(chosen[0])
+    elif chosen:
+        several(chosen)
+    else:
+        st.caption("**Select** a run with the box at its left; select two or more to compare them.")
+elif not listing.problem:
+    st.info("No run is kept yet: run attribution, or open the ready example.")
+    left, right, _ = st.columns([1, 1, 3])
+    if left.button("Set up a run", type="primary", width="stretch", help="Choose a model and prompts first."):
+        st.switch_page(page.PROMPTS)
+    if right.button("Ready example", width="stretch", help="Three on the start page, each one click."):
+        st.switch_page(page.LANDING)
+take_in()
+st.caption(
+    "All runs of this server are listed."
+    if my_runs.lists_all()
+    else "Runs of this session are listed; a link to any other run still opens it."
+)

@@ -1,0 +1,259 @@
+"""Several methods, models and prompt sets at once, in one table."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import pandas as pd
+import streamlit as st
+
+from circuit.catalogue import is_here, offered, runs_folder, title_of
+from circuit.errors import CircuitError, RunFileError
+from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.presets import PRESETS
+from circuit.prompt_files import MOST_BYTES, read_file
+from circuit.prompts import PromptSet
+from circuit.runs import RUN_ID
+from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
+from circuit.ui import explain, job_panel, page, session
+from circuit.ui.server import job_server, visitor
+from circuit.ui.shared_settings import HELD_OUT
+
+page.begin(
+    "Sweep",
+    "Compare: every model chosen here on every prompt set by every method, as one submission with one table. Runs are "
+    "saved as they finish, and one that fails leaves the others alone.",
+)
+
+CURRENT = "current"
+EAP = "EAP"
+SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+def choose_prompts() -> tuple[PromptSet, ...]:
+    mine = session.prompts()
+    names = {CURRENT: f"{mine.name}, {len(mine)} pairs (from 1 · Prompts)"} | {
+        key: f"{preset.title}, {len(preset.prompts)} pairs" for key, preset in PRESETS.items()
+    }
+    chosen = st.multiselect(
+        "Prompt sets", list(names), [CURRENT], format_func=names.__getitem__, key="sweep_prompts",
+        persist_state="session", help="Every model and method is run on each of them: does the circuit depend on the "
+        "wording, or on the task?",
+    )  # fmt: skip
+    sets = [mine if key == CURRENT else PRESETS[key].prompts for key in chosen]
+    uploads = st.file_uploader(
+        "Prompt sets from files", ["json", "jsonl", "csv", "tsv"], accept_multiple_files=True, key="sweep_files",
+        max_upload_size=MOST_BYTES // 1_000_000, help="JSON as AutoCircuit writes it, JSON Lines, CSV or TSV.",
+    )  # fmt: skip
+    for upload in uploads:
+        try:
+            sets.append(read_file(upload.getvalue(), upload.name))
+        except CircuitError as error:
+            st.error(page.plain(f"{upload.name}: {error}"))
+    return tuple(sets)
+
+
+def choose_models() -> tuple[str, ...]:
+    keys = list(offered())
+    default = [session.model_key()] if session.model_key() in keys else []
+    chosen = st.multiselect(
+        "Models", keys, default, format_func=title_of, key="sweep_models", persist_state="session",
+        help="Precision and device are chosen for each model by itself.",
+    )  # fmt: skip
+    if fetched := [title_of(key) for key in chosen if not is_here(key)]:
+        st.caption(f"Downloaded first: {', '.join(fetched)}.")
+    return tuple(chosen)
+
+
+def choose_methods() -> tuple[Method, ...]:
+    points = st.multiselect(
+        "Mask values", [EAP, 2, 5, 10, 20], [EAP, 5], key="sweep_points", persist_state="session",
+        help="EAP: the gradient at the untouched model. IG: integrated gradients, averaged over the way to the fully "
+        "ablated one.",
+        format_func=lambda n: EAP if n == EAP else f"IG, N = {n}",
+    )  # fmt: skip
+    rule: IntegrationRule = st.selectbox(
+        "Integration rule", get_args(IntegrationRule), key="sweep_rule", persist_state="session",
+        disabled=points in ([], [EAP]),
+        help="Which mask values integrated gradients average. Midpoint is the most accurate for its cost; take "
+        "reference to compare with AutoCircuit's numbers.",
+    )  # fmt: skip
+    grads = st.multiselect(
+        "Grad functions", get_args(GradFunction), ["logit"], key="sweep_grads", persist_state="session",
+        help="What is read off at the answers. Scores of different grad functions have different units; their ranking "
+        "and their circuits can be compared.",
+    )  # fmt: skip
+    answers = st.multiselect(
+        "Answer functions", get_args(AnswerFunction), ["avg_diff"], key="sweep_answers", persist_state="session",
+        help="How the answers become one number a prompt: right minus wrong ones is the usual choice.",
+    )  # fmt: skip
+    ablations = st.multiselect(
+        "Ablation types", list(AblationType), [AblationType.RESAMPLE], key="sweep_ablations",
+        format_func=lambda kind: str(kind).capitalize(), persist_state="session",
+        help="Activations that come from the batch are those of the corrupt prompts.",
+    )  # fmt: skip
+    return tuple(
+        Method(
+            grad,
+            answer,
+            0.0 if n == EAP else None,
+            n if isinstance(n, int) else None,
+            ablation,
+            "corrupt" if ablation.reads_batch else None,
+            "reference" if n == EAP else rule,
+        )
+        for n, grad, answer, ablation in product(points, grads, answers, ablations)
+    )
+
+
+def choose_measuring() -> dict[str, object]:
+    share = st.select_slider(
+        "Circuit measured, of all edges", SIZES, 0.1, format_func=lambda share: f"{share:.0%}", key="sweep_share",
+        persist_state="session", help="The strongest edges by absolute score.",
+    )  # fmt: skip
+    kinds = [None, *(kind for kind in AblationType if not kind.needs_batch_size)]
+    measured_with = st.selectbox(
+        "Measured with", kinds, key="sweep_measured", persist_state="session",
+        format_func=lambda kind: "the run's own ablation" if kind is None else f"{kind} ablation",
+        help="What replaces all edges outside the circuit. Faithfulness compares between methods only under one "
+        "ablation.",
+    )  # fmt: skip
+    held_out = st.select_slider(
+        "Hold out", list(HELD_OUT), key="sweep_held_out", persist_state="session",
+        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they do not stem from.",
+    )  # fmt: skip
+    size = st.number_input(
+        "Batch size", 0, 512, 0, key="sweep_batch", persist_state="session",
+        help="0 chooses by free memory; the two batch means need one.",
+    )  # fmt: skip
+    return {
+        "share": share,
+        "measured_with": measured_with,
+        "held_out": HELD_OUT[held_out],
+        "batch_size": int(size) or None,
+    }
+
+
+columns = st.columns(3, gap="medium")
+with columns[0]:
+    models = choose_models()
+    prompt_sets = choose_prompts()
+with columns[1]:
+    methods = choose_methods()
+with columns[2]:
+    measuring = choose_measuring()
+
+sweep = Sweep(models, prompt_sets, methods, **measuring)  # type: ignore[arg-type]
+title = f"Sweep of {len(sweep)} run{'' if len(sweep) == 1 else 's'}"
+ready = True
+try:
+    sweep.requests()
+except CircuitError as error:
+    ready = False
+    st.error(str(error))
+st.info(
+    f"**{len(models)} model{'' if len(models) == 1 else 's'} × {len(prompt_sets)} prompt "
+    f"set{'' if len(prompt_sets) == 1 else 's'} × {len(methods)} method{'' if len(methods) == 1 else 's'} = "
+    f"{len(sweep)} run{'' if len(sweep) == 1 else 's'}**, of at most {MOST_RUNS}.",
+    icon=":material/grid_view:",
+)
+
+
+def shown() -> Table | None:
+    """The sweep that the address names, or the session's last."""
+    wanted = st.query_params.get("table") or st.session_state.get("sweep_table")
+    if not wanted:
+        return None
+    try:
+        if not RUN_ID.fullmatch(wanted):
+            raise RunFileError("The id of the sweep in the address is mistyped.")
+        table = Table.load(table_file(runs_folder(), wanted))
+    except RunFileError as error:
+        st.warning(f"{error} {explain.more('run')}")
+        return None
+    st.session_state["sweep_table"] = st.query_params["table"] = table.id
+    if "job-sweep" not in st.session_state and job_server().get(table.job) is not None:
+        st.session_state["job-sweep"] = table.job
+    return table
+
+
+def link(row: Row) -> str | None:
+    return f"Scores?run={row.run}" if row.run else None
+
+
+@st.fragment(run_every=1.0 if job_panel.running("sweep") is not None else None)
+def results(table_id: str) -> None:
+    """The table, as full as it is."""
+    try:
+        table = Table.load(table_file(runs_folder(), table_id))
+    except RunFileError as error:
+        st.warning(f"{error} {explain.more('run')}")
+        return
+    rows = table.rows
+    finished, bad = (sum(row.state == state for row in rows) for state in ("done", "failed"))
+    st.subheader(f"{finished} of {len(rows)} runs are done" + (f", {bad} failed" if bad else ""), anchor=False)
+    frame = pd.DataFrame(
+        {
+            "Open": [link(row) for row in rows],
+            "Model": [row.model for row in rows],
+            "Prompts": [row.prompts for row in rows],
+            "Method": [row.method for row in rows],
+            "State": [row.state for row in rows],
+            "Right": [row.accuracy for row in rows],
+            "Faithfulness": [row.faithfulness for row in rows],
+            "Edges kept": [row.n_edges for row in rows],
+            "Measured with": [f"{row.ablation}; {row.pairs}" if row.pairs else row.ablation for row in rows],
+            "Time": [row.seconds for row in rows],
+            "Strongest edges": [row.top_edges for row in rows],
+            "Note": [row.note for row in rows],
+        }
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        width="stretch",
+        column_config={
+            "Open": st.column_config.LinkColumn(display_text="scores", width="small", help="In a tab of its own."),
+            "Prompts": st.column_config.TextColumn(width="small"),
+            "Method": st.column_config.TextColumn(width="medium"),
+            "Time": st.column_config.NumberColumn(format="%.1f s", help="Without loading the model."),
+            "Right": st.column_config.NumberColumn(
+                format="percent", help="Share of clean prompts with every right answer above every wrong one."
+            ),
+            "Edges kept": st.column_config.NumberColumn(help="The circuit whose faithfulness was measured."),
+            "Faithfulness": st.column_config.NumberColumn(
+                format="percent",
+                help="(circuit − ablated) / (whole model − ablated), of the mean answer value, under the ablation and "
+                "on the pairs that stand beside it.",
+            ),
+        },
+    )
+    for row in rows:
+        if row.state == "failed":
+            failed = page.plain(f"{row.model}, {row.prompts}, {row.method}: {row.note}")
+            st.warning(f"{failed} {explain.more('run')}")
+    st.download_button(
+        "Download as CSV", table.to_csv(), "sweep.csv", "text/csv", icon=":material/download:", key="sweep-csv",
+        help="The table as it is now, for a spreadsheet.",
+    )  # fmt: skip
+
+
+busy = job_panel.running("sweep") is not None
+if st.button(
+    "Run the sweep", type="primary", icon=":material/play_arrow:", disabled=busy or not ready,
+    help="Runs all of them, one after the other or on all workers. It goes on when you leave the page.",
+):  # fmt: skip
+    try:
+        table = start(job_server(), sweep, runs_folder(), title, visitor())
+        st.session_state["sweep_table"] = st.query_params["table"] = table.id
+        st.session_state["job-sweep"] = table.job
+        st.session_state.pop("error-sweep", None)
+        st.rerun()
+    except CircuitError as error:
+        st.error(str(error))
+last = shown()
+if (said := job_panel.follow("sweep")) is not None:
+    st.toast(said)
+if last is not None:
+    results(last.id)

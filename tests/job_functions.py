@@ -1,0 +1,142 @@
+"""Job functions as a page would submit them, and what tests of jobs do with them. Workers import them by name."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from circuit.errors import CircuitError, JobCancelled, PromptError
+from circuit.jobs import Job, JobServer
+from circuit.worker import Progress
+
+Cancelled = Callable[[], bool]
+
+
+def square(request: Any, *, progress: Progress, cancelled: Cancelled) -> Any:
+    return {"square": np.asarray(request) ** 2}
+
+
+def count(request: dict[str, Any], *, progress: Progress, cancelled: Cancelled) -> int:
+    """Steps of a given length, as an attribution takes them."""
+    for step in range(request["steps"]):
+        if cancelled():
+            raise JobCancelled("Stopped between two steps.")
+        progress(step, request["steps"], f"step {step}")
+        time.sleep(request["seconds"])
+    progress(request["steps"], request["steps"], "done")
+    return os.getpid()
+
+
+def deaf(seconds: float, *, progress: Progress, cancelled: Cancelled) -> None:
+    """Never asks whether it should stop."""
+    time.sleep(seconds)
+
+
+def bad_prompt(row: int, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise PromptError(f"Row {row} has no answer. Add one.")
+
+
+class TwoArgumentError(CircuitError):
+    """Cannot be unpickled: its constructor takes something else than its message."""
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(f"Row {row} is {what}.")
+
+
+def awkward_error(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise TwoArgumentError(3, "empty")
+
+
+def bug(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    raise KeyError("a secret detail")
+
+
+def unpicklable(request: None, *, progress: Progress, cancelled: Cancelled) -> Any:
+    return (number for number in range(3))
+
+
+def leave(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+    sys.exit(3)
+
+
+def die(diary: Path, *, progress: Progress, cancelled: Cancelled) -> None:
+    with diary.open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eat_memory(limit: int | None, *, progress: Progress, cancelled: Cancelled) -> None:
+    """Take memory without end. With a limit, the operating system gives this process so many bytes more at most."""
+    if limit is not None:
+        held = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (held + limit, resource.RLIM_INFINITY))
+    eaten = []
+    while True:
+        eaten.append(np.ones(2**22))  # 32 MB
+        time.sleep(0.02)
+
+
+def torch_eats_memory(limit: int, *, progress: Progress, cancelled: Cancelled) -> None:
+    """A tensor larger than what the operating system gives this process, in a context as the app's jobs have it."""
+    import torch
+
+    from circuit.tasks import within_memory
+
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + limit, resource.RLIM_INFINITY))
+    with within_memory(torch.device("cpu")):
+        torch.ones(limit)
+
+
+def unlimited(request: None, *, progress: Progress, cancelled: Cancelled) -> int:
+    """Take the limit away again; says which process this is."""
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return os.getpid()
+
+
+def environment(seconds: float, *, progress: Progress, cancelled: Cancelled) -> dict[str, str]:
+    """What this worker was started with, and its process."""
+    time.sleep(seconds)
+    return {**os.environ, "pid": str(os.getpid())}
+
+
+def write_down(request: tuple[Path, str], *, progress: Progress, cancelled: Cancelled) -> None:
+    """Put a word into a file, so that the order of jobs can be read there."""
+    file, word = request
+    with file.open("a") as out:
+        out.write(f"{word} ")
+
+
+LONG = {"steps": 1000, "seconds": 0.05}
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # not every container's init reaps orphans
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running(job: Job) -> Job:
+    until(lambda: job.state == "running")
+    return job
+
+
+def works(server: JobServer) -> bool:
+    job = server.submit(square, 3)
+    return job.wait(30) and job.result() == {"square": 9}

@@ -1,0 +1,147 @@
+"""Jobs of several owners: turns, limits, groups, and jobs that nobody waits for or that take too long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from circuit.errors import JobError
+from circuit.jobs import Job, JobServer
+from tests.job_functions import LONG, count, deaf, running, square, until, works, write_down
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    server = JobServer(warm_up=[], jobs_per_owner=4, jobs_in_queue=8)
+    yield server
+    server.close()
+
+
+def stop(*jobs: Job) -> None:
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        assert job.wait(30)
+
+
+def test_owners_take_turns_and_positions_tell_the_order(server: JobServer, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    first = running(server.submit(count, LONG, owner="ann"))
+    words = ["ann1", "ann2", "ann3", "bob1", "bob2", "cat1"]
+    jobs = [server.submit(write_down, (diary, word), owner=word[:3]) for word in words]
+    assert [job.position for job in jobs] == [3, 5, 6, 1, 4, 2]
+    first.cancel()
+    assert all(job.wait(30) for job in jobs)
+    assert diary.read_text().split() == ["bob1", "cat1", "ann1", "bob2", "ann2", "ann3"]
+
+
+def test_an_owner_may_have_so_many_jobs_and_others_are_not_touched(server: JobServer) -> None:
+    jobs = [server.submit(count, LONG, owner="ann") for _ in range(4)]
+    running(jobs[0])  # a running one counts
+    with pytest.raises(JobError, match="You have 4 jobs waiting or running"):
+        server.submit(square, 3, owner="ann")
+    other = server.submit(square, 3, owner="bob")
+    jobs[1].cancel()
+    again = server.submit(square, 3, owner="ann")
+    stop(*jobs)
+    assert other.wait(30)
+    assert again.wait(30)
+    assert other.state == again.state == "finished"
+
+
+def test_the_queue_takes_so_many_jobs(server: JobServer) -> None:
+    first = running(server.submit(count, LONG, owner="somebody"))
+    jobs = [server.submit(square, 3, owner=f"owner {n}") for n in range(8)]
+    with pytest.raises(JobError, match="8 jobs are waiting already"):
+        server.submit(square, 3, owner="late")
+    stop(first)
+    assert all(job.wait(30) for job in jobs)
+    assert works(server)
+
+
+def test_a_group_counts_as_one_job_and_gets_one_owners_share(server: JobServer, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    first = running(server.submit(count, LONG, owner="ann", group="sweep"))
+    sweep = [server.submit(write_down, (diary, "ann"), owner="ann", group="sweep") for _ in range(20)]
+    others = [server.submit(write_down, (diary, "ann's"), owner="ann") for _ in range(3)]
+    with pytest.raises(JobError, match="You have 4 jobs"):
+        server.submit(square, 3, owner="ann")
+    bobs = [server.submit(write_down, (diary, "bob"), owner="bob") for _ in range(3)]
+    first.cancel()
+    assert all(job.wait(30) for job in (*sweep, *others, *bobs))
+    assert diary.read_text().split()[:6] == ["bob", "ann"] * 3
+
+
+def test_a_job_can_be_found_with_its_owner_and_note(server: JobServer) -> None:
+    job = server.submit(square, 3, title="squares", owner="ann", group="g", note=("slot", 7))
+    found = server.get(job.id)
+    assert found is not None
+    assert (found.title, found.owner, found.group, found.note) == ("squares", "ann", "g", ("slot", 7))
+
+
+def test_a_job_that_takes_too_long_is_stopped_with_a_sentence() -> None:
+    server = JobServer(warm_up=[], longest=1.0, grace=0.5)
+    try:
+        job = server.submit(deaf, 600.0)
+        assert job.wait(60)
+        assert job.state == "failed"
+        assert "the longest that this server allows" in (job.error or "")
+        assert works(server)
+    finally:
+        server.close()
+
+
+def test_what_nobody_looks_at_is_cancelled_though_nobody_submits_either() -> None:
+    server = JobServer(warm_up=[], abandon_after=1.5, forget_after=1.5)
+    try:
+        job = running(server.submit(count, LONG))
+        waiting = server.submit(square, 3)
+        watched = server.submit(square, 4)
+        until(lambda: watched.state and job.over)  # `over` does not count as asking, `state` does
+        assert job.state == "cancelled"
+        assert "nobody had looked at it" in (job.error or "")
+        until(lambda: watched.state == "finished" and waiting.over)
+        assert waiting.state == "cancelled"
+        until(lambda: not {job.id, waiting.id, watched.id} & set(server._jobs))  # forgotten, by itself
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("when", ["starting", "importing", "queued", "running", "cancelling", "over"])
+def test_a_job_can_be_cancelled_in_every_state(when: str) -> None:
+    slow = ["tests.slow_import"] if when == "importing" else []
+    server = JobServer(warm_up=slow, grace=0.5)
+    try:
+        if when == "queued":
+            first = running(server.submit(count, LONG))
+        job = server.submit(count if when == "running" else deaf, LONG if when == "running" else 600.0)
+        if when == "starting":
+            assert job.state == "starting"
+        elif when == "importing":
+            until(lambda: server.ready and job._state == "starting")
+            time.sleep(1.0)  # Dask has given it to the worker, which still imports
+        elif when == "queued":
+            until(lambda: job.state == "queued")
+            assert job.position == 1
+        else:
+            running(job)
+        if when in ("cancelling", "over"):
+            job.cancel()
+            assert job.cancelling
+        if when == "over":
+            assert job.wait(30)
+        job.cancel()
+        assert job.wait(30)
+        assert job.state == "cancelled"
+        assert job.error == "The job was cancelled."
+        if when == "queued":
+            assert first.state == "running"
+            stop(first)
+        assert works(server)
+    finally:
+        server.close()

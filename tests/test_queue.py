@@ -1,0 +1,123 @@
+"""The fair queue is a plain data structure: no thread, no clock, no worker."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from circuit.queue import FairQueue
+
+
+def filled(*items: str) -> FairQueue[str]:
+    """Items such as "a1": the first of owner a."""
+    queue: FairQueue[str] = FairQueue()
+    for item in items:
+        queue.add(item, item[0])
+    return queue
+
+
+def run_all(queue: FairQueue[str]) -> list[str]:
+    """Everything through one worker."""
+    done = []
+    while (item := queue.take()) is not None:
+        done.append(item)
+        queue.end(item)
+    return done
+
+
+def test_one_owner_is_served_first_come_first_served() -> None:
+    assert run_all(filled("a1", "a2", "a3")) == ["a1", "a2", "a3"]
+
+
+def test_owners_take_turns() -> None:
+    assert run_all(filled("a1", "a2", "a3", "b1", "b2", "c1")) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_who_has_waited_longest_for_a_turn_goes_first() -> None:
+    queue = filled("a1", "b1")
+    assert run_all(queue) == ["a1", "b1"]
+    for item in ("b2", "a2", "c1"):
+        queue.add(item, item[0])
+    assert run_all(queue) == ["c1", "a2", "b2"]
+
+
+def test_a_newcomer_does_not_wait_behind_an_owners_whole_line() -> None:
+    queue = filled(*(f"a{i}" for i in range(100)))
+    assert queue.take() == "a0"
+    queue.add("b1", "b")
+    assert queue.position("b1") == 1
+    queue.end("a0")
+    assert queue.take() == "b1"
+
+
+def test_with_several_workers_an_owner_keeps_no_more_than_a_share_of_them() -> None:
+    queue = filled(*(f"a{i}" for i in range(10)))
+    assert [queue.take() for _ in range(4)] == ["a0", "a1", "a2", "a3"]
+    for i in range(10):
+        queue.add(f"b{i}", "b")
+    taken = []
+    for over in ("a0", "a1"):  # two of a's are done: two workers are free for b
+        queue.end(over)
+        taken.append(queue.take())
+    assert taken == ["b0", "b1"]
+    queue.end("b0")  # b's are short: its worker is b's again, and a keeps two
+    assert queue.take() == "b2"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_position_is_the_place_at_which_an_item_really_runs(seed: int) -> None:
+    draw = random.Random(seed)
+    queue: FairQueue[str] = FairQueue()
+    for i in range(30):
+        owner = draw.choice("abcd")
+        queue.add(f"{owner}{i}", owner)
+        if draw.random() < 0.3 and (item := queue.take()) is not None:
+            queue.end(item)
+    running = queue.take()
+    assert running is not None
+    waiting = queue.order()
+    assert [queue.position(item) for item in waiting] == list(range(1, len(waiting) + 1))
+    queue.end(running)
+    assert run_all(queue) == waiting
+
+
+def test_no_owner_waits_longer_than_a_round() -> None:
+    queue = filled(*(f"{owner}{i}" for owner in "abcde" for i in range(8)))
+    order = run_all(queue)
+    for start in range(0, len(order), 5):
+        assert Counter(item[0] for item in order[start : start + 5]) == Counter("abcde")
+
+
+def test_an_item_that_is_taken_out_leaves_the_others_in_order() -> None:
+    queue = filled("a1", "b1", "a2")
+    queue.end("b1")
+    assert (queue.position("b1"), "b1" in queue, len(queue)) == (None, False, 2)
+    assert run_all(queue) == ["a1", "a2"]
+    assert queue.take() is None
+
+
+def test_a_group_counts_as_one_job_of_its_owner() -> None:
+    queue = filled("b1")
+    for i in range(5):
+        queue.add(f"a{i}", "a", "sweep")
+    queue.add("a9", "a")
+    queue.add("c1", "c", "sweep")  # another owner's group of the same name
+    assert (queue.jobs("a"), queue.jobs("b"), queue.jobs()) == (2, 1, 4)
+    assert queue.has_group("a", "sweep")
+    assert not queue.has_group("b", "sweep")
+    assert not queue.has_group("a", None)
+    for _ in range(3):
+        queue.take()
+    assert (queue.jobs("a"), queue.jobs("a", running=False), queue.jobs(running=False)) == (2, 2, 2)
+    assert len(queue) == 5
+
+
+def test_owners_that_left_are_forgotten() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for number in range(5000):
+        queue.add(number, f"session {number}")
+        assert queue.take() == number
+        queue.end(number)
+    assert len(queue._turns) <= 1001
