@@ -1,13 +1,15 @@
-"""The landing page: what Edgescope is, one click to a finished example, and this session's runs."""
+"""The landing page: what Edgescope is, one click to a finished circuit, and the last runs."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from circuit.catalogue import title_of
-from circuit.runs import RunConfig
+from circuit.catalogue import is_here, offered, title_of
+from circuit.examples import EXAMPLES, Example
+from circuit.plots.landing import PICTURES
 from circuit.tasks import attribute
-from circuit.ui import job_panel, page, session
+from circuit.ui import job_panel, page, recent, session, tour
+from circuit.ui.server import computing_on
 
 page.begin(
     "Edgescope",
@@ -16,34 +18,69 @@ page.begin(
 )
 
 
-def run_example(example: RunConfig) -> None:
-    st.session_state["model"] = example.model
-    session.set_prompts(example.prompts)
-    title = f"{example.prompts.name} on {title_of(example.model)}"
-    job_panel.start("attribute", attribute, example, title=title)
+def run_example(example: Example) -> None:
+    config = example.config
+    st.session_state["model"] = config.model
+    if session.prompts() != config.prompts:
+        session.set_prompts(config.prompts)
+    st.session_state["example"] = example.key
+    job_panel.start("attribute", attribute, config, title=f"{config.prompts.name} on {title_of(config.model)}")
     st.rerun()
 
 
-with st.container(border=True):
-    st.subheader("Ready example: who gets the drink?", anchor=False)
+def show_circuit(example: Example | None) -> None:
+    """The page that draws the finished run, at the size that the example is best seen at."""
+    size = {"edges": str(example.size)} if example is not None and example.size is not None else {}
+    st.switch_page(page.CIRCUIT, query_params=page.parameters(page.CIRCUIT) | size)
+
+
+def card(example: Example) -> None:
+    entry = offered()[example.config.model]
+    wait = f"about {example.seconds} s" if is_here(example.config.model) else f"{entry.download} MB first"
+    st.markdown(f"**{example.title}**")
+    st.caption(entry.title)
+    st.markdown(example.about)
+    if st.button(
+        f"See the circuit ({wait})",
+        key=f"example-{example.key}",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=job_panel.running("attribute") is not None,
+        help=f"Scores every edge on {len(example.config.prompts)} prompt pairs, then shows the circuit and measures "
+        "how much of the behaviour it keeps. Its prompts take the place of those on 1 · Prompts.",
+        width="stretch",
+    ):
+        run_example(example)
+
+
+about, picture = st.columns([1, 1.35], gap="medium", vertical_alignment="center")
+with about:
     st.markdown(
-        "*When Mary and John went to the store, **John** gave a drink to* → **Mary**.  \n"
-        "Swap the giver, and the right answer swaps too. Which of SmolLM2-135M's 70,651 edges carry that difference?"
+        "Left: all edges of a small model that was taught to tell who gets the bag. Right: the fifteen that do nearly "
+        "all of it. **Pick an example** and see how it was found, or"
     )
-    busy = job_panel.running("attribute") is not None
-    real, small, _ = st.columns([1, 1.2, 2])
-    if real.button("Run the example", type="primary", icon=":material/play_arrow:", disabled=busy, width="stretch"):
-        run_example(session.EXAMPLE)
-    if small.button("Same task, tiny teaching model", icon=":material/school:", disabled=busy, width="stretch"):
-        run_example(session.TEACHING_EXAMPLE)
+    tour.button("start")
+    here = [entry.title for key, entry in offered().items() if is_here(key)]
     st.caption(
-        "The example takes about ten seconds on a laptop, and half a minute more the first time, when the model "
-        "(93 MB) is downloaded and converted. The teaching model ships with the app, has 262 edges, and takes one."
+        f"On this server: {', '.join(here)}, and {len(offered()) - len(here)} more to fetch. "
+        f"Computing on {computing_on()}."
     )
-    run = job_panel.follow("attribute", in_address=True)
-    if run is not None:
-        session.show_run(run)
-        st.switch_page(page.SCORES)
+picture.image(
+    PICTURES[page.is_dark()].read_text(encoding="utf-8"),
+    width="stretch",
+    alt="Left, the teaching model as a graph: 12 attention heads and 3 MLPs between embedding and final residual, "
+    "joined by 262 edges. Right, the circuit found in it: 3 heads and the 3 MLPs, joined by 15 edges, keep 96% of the "
+    "task.",
+)
+
+if examples := [example for example in EXAMPLES.values() if example.config.model in offered()]:
+    for column, example in zip(st.columns(len(examples), border=True), examples, strict=True):
+        with column:
+            card(example)
+run = job_panel.follow("attribute", in_address=True)
+if run is not None:
+    session.show_run(run)
+    show_circuit(EXAMPLES.get(st.session_state.pop("example", "")))
 
 st.subheader("Or your own", anchor=False)
 steps = (
@@ -61,9 +98,4 @@ for column, (target, label, words) in zip(st.columns(4), steps, strict=True):
         st.page_link(target, label=f"**{label}**")
         st.caption(words)
 
-if recent := st.session_state.get("recent"):
-    st.subheader("Runs of this session", anchor=False)
-    for run_id, title in reversed(recent.items()):
-        if st.button(title, key=f"open-{run_id}", type="tertiary", icon=":material/history:"):
-            session.open_run(run_id)
-            st.switch_page(page.SCORES)
+recent.recent_runs(5)

@@ -11,11 +11,17 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PRINTS = (
+    "{0: torch.Size([24, 49152]), 100: torch.Size([24, 49152]), 1000: torch.Size([24, 49152])}",
+    "262: 1.0}",
+)
+
+
+@pytest.mark.parametrize(("example", "prints"), zip(EXAMPLES, PRINTS, strict=True), ids=["scores", "faithfulness"])
+def test_the_python_examples_run(example: str, prints: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert "{0: torch.Size([24, 49152]), 100: torch.Size([24, 49152]), 1000: torch.Size([24, 49152])}" in printed
+    assert prints in capsys.readouterr().out
 
 
 def test_links_to_files_lead_somewhere() -> None:

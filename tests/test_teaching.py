@@ -18,9 +18,10 @@ from torch import Tensor
 
 import circuit
 from circuit.dataset import AnswerTokens, PromptDataLoader, PromptDataset, PromptPairBatch
-from circuit.faithfulness import run_circuits, run_edge_masks
 from circuit.patchable import PatchableModel
-from circuit.prompts import PRESETS, PromptPair, PromptSet, encode
+from circuit.patching import run_circuits, run_edge_masks
+from circuit.presets import PRESETS
+from circuit.prompts import PromptPair, PromptSet, encode
 from circuit.pruning import edge_mask, live_edges, top_edges
 from circuit.teaching import FOLDER
 from circuit.teaching.tasks import HE, MAX_WORDS, NAMES, NOUNS, PLACES, SHE, TASKS, THINGS, VOCABULARY, Pair, words

@@ -18,6 +18,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+    from circuit.patchable import PatchableModel
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -27,8 +29,9 @@ def chromium() -> Iterator[Browser]:
 
     Not for the whole session: its event loop would be in the way of other tests.
     """
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error, expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # two cores may be busy with a model
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         try:
@@ -43,8 +46,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def app(folders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `streamlit run app.py`, in a process of its own."""
+def app(folders: None, smollm2: PatchableModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `streamlit run app.py`, in a process of its own. The model that it offers first is fetched before:
+    the first time, that takes longer than a browser waits."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

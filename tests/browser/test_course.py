@@ -1,0 +1,66 @@
+"""A course: eight visitors at once on one server, each with prompts of his own."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from circuit.drafts import Draft, save_draft
+from circuit.presets import PRESETS
+from circuit.prompts import PromptSet
+from circuit.runs import Run, RunConfig
+from circuit.tasks import attribute
+from tests.browser.pages import READY, no_exception, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+N = 8
+PAIRS = PRESETS["teaching-ioi"].prompts.pairs
+SETS = [PromptSet(f"Set of visitor {n}", PAIRS[2 * n : 2 * n + 3]) for n in range(N)]
+
+
+@pytest.fixture
+def visitors(app: str, chromium: Browser) -> Iterator[list[Page]]:
+    """Eight browsers on 2 · Attribute, each at the address of a draft of its own."""
+    contexts = [chromium.new_context(viewport={"width": 1366, "height": 768}) for _ in range(N)]
+    pages = []
+    for number, context in enumerate(contexts):
+        draft = f"{number:x}".rjust(32, "c")
+        save_draft(Path(os.environ["EDGESCOPE_RUNS"]) / "drafts", draft, Draft("teaching", SETS[number], "No"))
+        page = context.new_page()
+        page.set_default_timeout(READY)
+        page.goto(f"{app}/Attribute?draft={draft}")
+        pages.append(page)
+    yield pages
+    for context in contexts:
+        context.close()
+
+
+def test_eight_visitors_at_once_each_get_their_own_scores(visitors: list[Page]) -> None:
+    for page in visitors:
+        expect(page.get_by_role("button", name="Run attribution")).to_be_enabled(timeout=READY)
+    for page in visitors:
+        page.get_by_role("button", name="Run attribution").click()
+    for number, page in enumerate(visitors):
+        expect(page.get_by_role("heading", name="Last run")).to_be_visible(timeout=READY)
+        settle(page)
+        no_exception(page)
+        words = page.locator("body").inner_text()
+        assert {name for name in range(N) if f"Set of visitor {name}" in words} == {number}
+        found = re.search(r"run=([0-9a-f]{32})", page.url)
+        assert found is not None
+        run = Run.load(Path(os.environ["EDGESCOPE_RUNS"]) / f"{found[1]}.safetensors")
+        assert run.config.prompts == SETS[number]
+        direct = attribute(RunConfig("teaching", SETS[number], prepend_bos=False))
+        np.testing.assert_allclose(run.scores, direct.scores, rtol=1e-4, atol=1e-6)
+    runs = {page.url.split("run=")[1][:32] for page in visitors}
+    assert len(runs) == N

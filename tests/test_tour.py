@@ -1,0 +1,142 @@
+"""The guided tour: it leads from page to page over the example's run, can be left and resumed, and gives back what was
+there before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from circuit.glossary import TERMS
+from circuit.prompts import PromptPair, PromptSet
+from circuit.ui import page, tour
+from circuit.ui.server import job_server
+
+pytestmark = pytest.mark.timeout(150)
+
+APP = str(Path(__file__).parent.parent / "app.py")
+MINE = PromptSet("mine", (PromptPair("one two", "two one", (" a",), (" b",)),))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(folders: None) -> Iterator[None]:
+    yield
+    job_server.clear()
+
+
+def visit(**query: str) -> AppTest:
+    at = AppTest.from_file(APP, default_timeout=30)
+    at.query_params.update(query)
+    return run(at)
+
+
+def run(at: AppTest) -> AppTest:
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def press(at: AppTest, name: str) -> AppTest:
+    at.button(f"tour-{name}").click()
+    return run(at)
+
+
+def has(at: AppTest, name: str) -> bool:
+    return any(button.key == f"tour-{name}" for button in at.button)
+
+
+def words(at: AppTest) -> str:
+    return "\n".join(element.value for element in (*at.header, *at.markdown, *at.caption))
+
+
+def scored(at: AppTest) -> AppTest:
+    """Wait for the example's run."""
+    until = time.monotonic() + 60
+    while "run" not in at.session_state:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        run(at)
+    return at
+
+
+def test_six_steps_lead_over_all_pages_and_end() -> None:
+    at = press(visit(), "start")
+    for number, step in enumerate(tour.STEPS, start=1):
+        title = next(label for target, label, _ in page.PAGES if target == step.page)
+        assert at.header[0].value == title
+        assert f"Tour {number} of {len(tour.STEPS)} · {step.title}" in words(at)
+        assert at.query_params["tour"] in (str(number), [str(number)])
+        scored(at)
+        if not isinstance(step.words, str):
+            assert step.words(at.session_state["run"]) in words(at)
+        press(at, "next" if number < len(tour.STEPS) else "finish")
+    assert "Tour" not in words(at)
+    assert "tour" not in at.query_params
+    assert at.button("tour-sidebar").label == "Take the tour"
+    assert at.session_state["run"].config == tour.EXAMPLE.config
+
+
+def test_the_words_fit_the_example() -> None:
+    pair = tour.EXAMPLE.config.prompts.pairs[0]
+    about = tour.STEPS[0].words
+    assert isinstance(about, str)
+    assert pair.clean.split(", ")[1] in about
+    assert {answer.strip() for answer in (*pair.answers, *pair.wrong_answers)} <= set(about.replace("*", "").split())
+    assert {key for keys in tour._TERMS for key in keys} <= set(TERMS)
+    assert len(tour._TERMS) == len(tour.STEPS)
+    assert {step.page for step in tour.STEPS} <= {target for target, *_ in page.PAGES}
+
+
+def test_back_leads_back() -> None:
+    at = press(press(press(visit(), "start"), "next"), "back")
+    assert at.header[0].value == "1 · Prompts"
+    assert not has(at, "back")
+
+
+def test_it_is_skipped_and_resumed_where_it_was_left() -> None:
+    at = press(press(visit(), "start"), "next")
+    press(at, "leave")
+    assert not has(at, "next")
+    assert at.header[0].value == "2 · Attribute"
+    assert at.button("tour-sidebar").label == "Resume the tour, 2 of 6"
+    press(at, "sidebar")
+    assert "Tour 2 of 6" in words(at)
+
+
+def test_other_pages_lead_back_to_it() -> None:
+    at = press(visit(), "start")
+    at.switch_page(page.GLOSSARY)
+    run(at)
+    assert "at step 1 of 6" in words(at)
+    press(at, "on")
+    assert at.header[0].value == "1 · Prompts"
+
+
+def test_a_reload_goes_on_with_it() -> None:
+    at = AppTest.from_file(APP, default_timeout=30)
+    at.query_params["tour"] = "4"
+    at.switch_page(page.SCORES)
+    run(at)
+    assert "Tour 4 of 6" in words(at)
+    assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
+    scored(at)
+    assert "Every score" not in words(at)
+
+
+@pytest.mark.parametrize("step", ["0", "7", "x", "-1"])
+def test_an_address_with_no_step_is_no_tour(step: str) -> None:
+    assert not has(visit(tour=step), "on")
+
+
+def test_what_was_there_before_comes_back() -> None:
+    at = visit()
+    at.session_state["model"] = "teaching"
+    at.session_state["prompts"] = MINE
+    press(run(at), "start")
+    assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
+    press(at, "leave")
+    assert at.session_state["prompts"].pairs == MINE.pairs
+    assert at.session_state["model"] == "teaching"
