@@ -8,7 +8,7 @@ from circuit.catalogue import is_here, offered, title_of
 from circuit.examples import EXAMPLES, Example
 from circuit.plots.landing import PICTURES
 from circuit.tasks import attribute
-from circuit.ui import job_panel, page, recent, session, tour
+from circuit.ui import click, job_panel, page, recent, session, tour
 from circuit.ui.server import computing_on
 
 page.begin(
@@ -40,7 +40,7 @@ def card(example: Example) -> None:
     st.markdown(f"**{example.title}**")
     st.caption(entry.title)
     st.markdown(example.about)
-    if st.button(
+    if click.button(
         f"See the circuit ({wait})",
         key=f"example-{example.key}",
         type="primary",

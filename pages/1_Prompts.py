@@ -13,7 +13,7 @@ from circuit.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
 from circuit.models import ModelCard
 from circuit.prompt_files import FORMATS, write
 from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
-from circuit.ui import job_panel, page, prompt_report, prompt_sources, session, tokens
+from circuit.ui import click, job_panel, page, prompt_report, prompt_sources, session, tokens
 from circuit.ui.prompt_table import NEW, NUMBER, from_table, to_table, wants_numbers
 
 page.begin(
@@ -53,8 +53,9 @@ def choose_model() -> None:
     label = "Load model" if entry is None or is_here(key) or not entry.download else f"Download ({entry.download} MB)"
     slot = f"load-{key}"
     busy = job_panel.running(slot) is not None
-    if load.button(
+    if click.button(
         "Loaded" if known else label,
+        at=load,
         key="load-model",
         width="stretch",
         disabled=busy or known,
@@ -193,7 +194,14 @@ with settings[0]:
         else "One forward pass on every clean and corrupt prompt."
     )
     wanted = replace(request, prompts=replace(session.prompts(), pairs=missing))
-    if st.button("Check prompts", width="stretch", disabled=busy or not missing, icon=":material/rule:", help=done):
+    if click.button(
+        "Check prompts",
+        key="check-prompts",
+        width="stretch",
+        disabled=busy or not missing,
+        icon=":material/rule:",
+        help=done,
+    ):
         job_panel.start("check", check_prompts, wanted, title=f"Checking {len(missing)} pairs")
         st.rerun()
 with settings[1]:

@@ -14,7 +14,7 @@ from circuit.method import AblationType, AnswerFunction, CleanCorrupt, GradFunct
 from circuit.pruning import edge_table, top_edges
 from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute
-from circuit.ui import estimate, explain, job_panel, page, session, settings_sources, tokens
+from circuit.ui import click, estimate, explain, job_panel, page, session, settings_sources, tokens
 from circuit.ui.page import ALL_ZERO
 from circuit.ui.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
 
@@ -228,8 +228,9 @@ tokens.say_what_is_used(apart=bool(running["keep_positions"]))
 busy = job_panel.running("attribute") is not None
 if config is not None and ready and not busy:
     estimate.show(config)
-if st.button(
+if click.button(
     "Run attribution",
+    key="run-attribution",
     type="primary",
     icon=":material/play_arrow:",
     disabled=busy or not ready,

@@ -15,7 +15,7 @@ from circuit.faithfulness import Curve, curve_sizes
 from circuit.measuring import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
 from circuit.runs import Run
-from circuit.ui import address, explain, job_panel, my_runs, page, session, share
+from circuit.ui import address, click, explain, job_panel, my_runs, page, session, share
 from circuit.ui.choice import default_size, sizes
 from circuit.ui.faithfulness import Setting
 
@@ -171,7 +171,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
     if missing:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
         label = f"Measure {len(missing)} curve{'s' if len(missing) > 1 else ''}"
-        if st.button(
+        if click.button(
             label, type="primary", icon=":material/show_chart:", disabled=busy, key="measure-curves",
             help="Runs circuits of ten sizes of each run that lacks its curve; they are kept with the run.",
         ):  # fmt: skip

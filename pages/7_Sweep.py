@@ -16,7 +16,7 @@ from circuit.prompt_files import MOST_BYTES, read_file
 from circuit.prompts import PromptSet
 from circuit.runs import RUN_ID
 from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
-from circuit.ui import explain, job_panel, page, session
+from circuit.ui import click, explain, job_panel, page, session
 from circuit.ui.server import job_server, visitor
 from circuit.ui.shared_settings import HELD_OUT
 
@@ -240,8 +240,8 @@ def results(table_id: str) -> None:
 
 
 busy = job_panel.running("sweep") is not None
-if st.button(
-    "Run the sweep", type="primary", icon=":material/play_arrow:", disabled=busy or not ready,
+if click.button(
+    "Run the sweep", key="run-sweep", type="primary", icon=":material/play_arrow:", disabled=busy or not ready,
     help="Runs all of them, one after the other or on all workers. It goes on when you leave the page.",
 ):  # fmt: skip
     try:

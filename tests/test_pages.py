@@ -38,6 +38,7 @@ from circuit.tasks import (
     measure_effects,
     read_attention,
 )
+from circuit.ui import estimate
 from circuit.ui.prompt_table import from_table
 from circuit.ui.server import job_server
 from tests.job_functions import LONG, count, until
@@ -619,6 +620,17 @@ def test_every_choice_is_what_is_run(visitor: Visitor, chosen: dict[str, Any], e
     assert np.any(run.scores)
     assert visitor.metrics()["Edges scored"] == "190"
     assert run.caption in visitor.words()
+
+
+def test_a_click_is_not_lost_where_the_speed_of_the_model_has_just_been_measured(visitor: Visitor, small: str) -> None:
+    estimate.paces.clear()
+    visitor.run()
+    job = job_server().get(visitor.at.session_state[f"job-pace-{small}-auto-auto"])
+    assert job is not None
+    assert "Measuring how fast this model runs here" in visitor.words()
+    assert job.wait(60)
+    assert visitor.finish().config.prompts == NUMBERS
+    assert "Measuring how fast this model runs here" not in visitor.words()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -119,4 +119,4 @@ def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
     elif job_panel.running(slot) is None:
         st.session_state["attention_asked"] = at
         job_panel.start(slot, read_attention, request, title="Reading the attention pattern")
-        st.rerun()
+        job_panel.follow(slot)

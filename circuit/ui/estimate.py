@@ -34,15 +34,17 @@ def show(config: RunConfig) -> None:
     """What the run will take."""
     key = (config.model, config.device, config.dtype)
     slot = "pace-" + "-".join(key)
+    if key not in paces():
+        _take(key, slot)
     if key in paces():
         _say(config, paces()[key])
     elif f"error-{slot}" in st.session_state or not (is_here(config.model) or config.model in session.cards()):
         st.caption("Time and memory are estimated once the model has been loaded.")
     else:
-        if job_panel.running(slot) is None and f"job-{slot}" not in st.session_state:
+        if job_panel.running(slot) is None:
             title = f"Measuring how fast {title_of(config.model)} runs here"
             job_panel.start(slot, calibrate, ModelRequest(config.model, config.dtype, config.device), title=title)
-        _wait(config, key, slot)
+        _wait(slot, job_panel.Ticks())
 
 
 def learn(run: Run) -> None:
@@ -53,20 +55,23 @@ def learn(run: Run) -> None:
         paces()[key] = paces()[key].corrected(seconds, run.provenance["seconds"])
 
 
-@st.fragment(run_every=0.5)
-def _wait(config: RunConfig, key: Key, slot: str) -> None:
-    """One quiet line until the measurement is there: a run need not wait for it."""
-    job = job_panel.running(slot)
-    if job is not None:
-        st.caption(":material/timer: Measuring how fast this model runs here, to say how long a run takes …")
+def _take(key: Key, slot: str) -> None:
+    """Keep what was measured, once it is there."""
+    if (job_id := st.session_state.get(f"job-{slot}")) is None or job_panel.running(slot) is not None:
         return
-    job_id = st.session_state.pop(f"job-{slot}", None)
-    done = None if job_id is None else job_server().get(job_id)
+    del st.session_state[f"job-{slot}"]
+    done = job_server().get(job_id)
     if done is None or done.error is not None:
         st.session_state[f"error-{slot}"] = True  # the run itself will say what is wrong
     else:
         paces()[key] = done.result()
-    st.rerun(scope="app")
+
+
+@st.fragment(run_every=0.5)
+def _wait(slot: str, ticks: job_panel.Ticks) -> None:
+    """One quiet line until the measurement is there: a run need not wait for it."""
+    ticks.run_page(over=job_panel.running(slot) is None)
+    st.caption(":material/timer: Measuring how fast this model runs here, to say how long a run takes …")
 
 
 def _say(config: RunConfig, pace: Pace) -> None:

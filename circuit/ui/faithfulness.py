@@ -22,7 +22,7 @@ from circuit.method import AblationType
 from circuit.plots.faithfulness import faithfulness_curve
 from circuit.pruning import IMPORTANCE_WORDS, Importance
 from circuit.runs import Run
-from circuit.ui import address, explain, job_panel, page, session
+from circuit.ui import address, click, explain, job_panel, page, session
 from circuit.ui.choice import Choice
 
 _RANDOM_SEEDS = (0, 1, 2)
@@ -83,7 +83,7 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
         if not failed and job_panel.running(slot) is None:
             title = f"Measuring the circuit of {choice.n:,} edges"
             job_panel.start(slot, measure, setting.request(run, choice.n), title=title)
-            st.rerun()
+            job_panel.follow(slot)
         return
     _report(run, circuit, setting, curve)
 
@@ -185,8 +185,8 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     if with_random:
         settings += [replace(setting, shuffled=seed) for seed in _RANDOM_SEEDS]
     busy = job_panel.running(slot) is not None
-    if right.button(
-        "Measure all sizes", disabled=busy, icon=":material/show_chart:", key="measure-curve",
+    if click.button(
+        "Measure all sizes", at=right, disabled=busy, icon=":material/show_chart:", key="measure-curve",
         help="Runs circuits from a thousandth of the edges to all of them, to see how many the task needs.",
     ):  # fmt: skip
         requests = [each.request(run, *sizes) for each in settings]
@@ -266,7 +266,7 @@ def _only(curve: Curve, sizes: tuple[int, ...]) -> Curve:
 
 def _smallest(run: Run, setting: Setting, main: Curve) -> None:
     slot = f"smallest-{run.id}-{setting.key}"
-    if st.button(
+    if click.button(
         f"Find the smallest circuit that keeps {_TARGET:.0%}", key="find-smallest", icon=":material/compress:",
         disabled=job_panel.running(slot) is not None,
         help="Tries sizes between those measured, and shows the circuit that it finds.",

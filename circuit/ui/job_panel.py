@@ -97,7 +97,7 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
         elif name in st.query_params:
             del st.query_params[name]
     if job is not None and not job.over:
-        _panel(slot)
+        _panel(slot, Ticks())
     _ending(slot, now)
     return value
 
@@ -119,11 +119,25 @@ def _job(slot: str) -> Job | None:
     return None if job_id is None else job_server().get(job_id)
 
 
+class Ticks:
+    """Runs the page again from a fragment's ticks, but not from its first run: that is part of the page's own, which
+    would forget the click that it runs for."""
+
+    def __init__(self) -> None:
+        self._first = True
+
+    def run_page(self, *, over: bool) -> None:
+        """Call at each run of the fragment; where what it waits for is `over`, the next tick does it."""
+        first, self._first = self._first, False
+        if over and not first:
+            st.rerun(scope="app")
+
+
 @st.fragment(run_every=0.4)
-def _panel(slot: str) -> None:
+def _panel(slot: str, ticks: Ticks) -> None:
     job = _job(slot)
-    if job is None or job.over:
-        st.rerun(scope="app")
+    ticks.run_page(over=job is None or job.over)
+    if job is None:
         return
     with st.container(border=True):
         st.markdown(f"**{job.title}** — {_state(job)}")
@@ -132,6 +146,8 @@ def _panel(slot: str) -> None:
 
 
 def _state(job: Job) -> str:
+    if job.over:
+        return "done"
     if job.cancelling:
         return "stopping …"
     state, position = job.state, job.position

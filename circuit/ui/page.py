@@ -10,7 +10,7 @@ import streamlit as st
 from circuit.catalogue import title_of
 from circuit.errors import SettingsError
 from circuit.settings import settings
-from circuit.ui import address, draft, explain, my_runs, session, shared_settings, tour
+from circuit.ui import address, click, draft, explain, my_runs, session, shared_settings, tour
 from circuit.ui.server import job_server
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ def plain(text: str) -> str:
 def next_step(page: str, label: str) -> None:
     """The one obvious way on."""
     title = next(title for target, title, _ in PAGES if target == page)
-    if st.button(label, type="primary", icon=":material/arrow_forward:", key=f"next-{page}", help=f"Leads to {title}."):
+    icon = ":material/arrow_forward:"
+    if click.button(label, key=f"next-{page}", type="primary", icon=icon, help=f"Leads to {title}."):
         go(page)
 
 

@@ -55,5 +55,5 @@ def of_circuit(run: Run, choice: Choice) -> dict[int, float] | None:
         wanted = {n for n in sizes(run.graph.n_edges) if n <= _MOST} | {choice.n}
         request = StabilityRequest(run.config, tuple(sorted(wanted)), choice.importance)
         job_panel.start(slot, edge_stability, request, title="Drawing the prompts anew")
-        st.rerun()
+        job_panel.follow(slot)
     return known.get(choice.n)

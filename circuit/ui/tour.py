@@ -190,7 +190,7 @@ def _run() -> Run | None:
     run: Run | None = session.current_run() if "run" in st.query_params else st.session_state.get("run")
     if run is None and job_panel.running(_SLOT) is None and f"error-{_SLOT}" not in st.session_state:
         job_panel.start(_SLOT, attribute, EXAMPLE.config, title="Scoring the tour's example")
-        st.rerun()
+        job_panel.follow(_SLOT)
     return run
 
 
