@@ -3,10 +3,10 @@
     if click.button("Run", key="run"):
         ...
 
-A page that runs itself again (`st.rerun`) before it reaches a button forgets the click that it ran for: Streamlit ends
-a click with the run that it began. That happens where a cell of a table is left by clicking the button, or a job ends at
-that moment. So the click is written down by the button's callback, which runs first of all, and read where the button
-stands.
+A page that runs itself again (`st.rerun`) before it reaches a button forgets the click that it ran for: Streamlit
+ends a click with the run that it began. That happens where a cell of a table is left by clicking the button, or a job
+ends at that moment. So the click is written down by the button's callback, which runs first of all, and read where the
+button stands.
 """
 
 from __future__ import annotations
