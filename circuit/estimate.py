@@ -88,7 +88,7 @@ def peak_bytes(shape: ModelShape, batch_size: int, n_tokens: int, *, apart: bool
     tokens = batch_size * n_tokens
     a_layer = shape.n_heads + 2 * shape.n_kv_heads + 1
     rows = -(-READ_OUT_ROWS // a_layer) * a_layer
-    buffers = 4 * shape.d_model * tokens * (shape.n_sources + rows + shape.n_heads)
+    buffers = 4 * shape.d_model * tokens * (shape.n_sources + rows)
     buffers = min(buffers, int(READ_OUT_BYTES.get(shape.device, DEFAULT_READ_OUT_BYTES)))
     sums = 3 * 8 * shape.n_edges * (n_tokens if apart else 1)
     logits = 4 * 4 * shape.d_vocab * max(batch_size, BASELINE_BATCH)

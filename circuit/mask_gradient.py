@@ -245,6 +245,7 @@ def _masked_hooks(
     def head_input(name: str) -> Hook:
         def hook(x: Tensor, hook: object) -> Tensor:
             differentiated[name] = x
+            done.head_inputs[name] = x.detach()
             return x
 
         return name, hook

@@ -5,7 +5,13 @@ With x_hat the normalised input and s its scale, a norm with weight w sends a gr
     (w g - mean(w g) - x_hat mean(w g x_hat)) / s
 
 at its input, where RMS norms leave out the first mean. This is linear in g, so the gradients of many heads, each the
-gradient at its own query, key or value sent back through its own weights, pass through it together.
+gradient at its own query, key or value sent back through its own weights W, pass through it together: g = W dL/dq.
+
+Rows of d_model numbers, one a head and token, are what takes time here, so little is done to them:
+
+- w and the first mean go into W, which is smaller: w g - mean(w g) = W' dL/dq, with W' = w W less its mean.
+- The last mean is known without looking at a row: mean(w g x_hat) = dL/dq . (W'.T x_hat) / d_model, and W'.T x_hat is
+  the query that the forward pass computed, less what it adds to every token (the biases of norm and projection).
 """
 
 from __future__ import annotations
@@ -35,7 +41,9 @@ class NormBackward:
         self._weights = model.weights(layer)
         module = model.attention_norm(layer)
         self._centers = isinstance(module, torch.nn.LayerNorm)
-        self._weight = None if module.weight is None else module.weight.float()  # OPT may have none
+        weight, bias = module.weight, getattr(module, "bias", None)
+        self._weight = None if weight is None else weight.detach().float()  # OPT may have none
+        self._bias = None if bias is None else bias.detach().float()
         x = block.of(x).float()
         if self._centers:
             x = x - x.mean(-1, keepdim=True)
@@ -46,30 +54,45 @@ class NormBackward:
     def heads(
         self,
         gradients: Sequence[Float[Tensor, "batch pos heads d_head"]],
+        values: Sequence[Float[Tensor, "batch pos heads d_head"]],
         out: Sequence[Float[Tensor, "heads tokens d_model"]],
-        scratch: Tensor,
     ) -> None:
-        """Gradients at queries, keys and values -> into `out`, the gradients at each head's own query, key and value
-        input before the norm. `scratch` is memory for as many numbers as the largest of `out`."""
+        """Gradients at queries, keys and values, and these themselves -> into `out`, the gradients at each head's own
+        query, key and value input before the norm."""
         w = self._weights
-        for gradient, W, rows in zip(gradients, (w.W_Q, w.W_K, w.W_V), out, strict=True):
-            at_heads = self._block.of(gradient).float() * self._inverse_scale[..., None]
-            torch.bmm(at_heads.permute(2, 0, 1, 3).flatten(1, 2), W.float().transpose(1, 2), out=rows)
-            self._finish(rows, scratch)
+        biases = w.b_Q, w.b_K, w.b_V
+        for gradient, value, W, bias, rows in zip(
+            gradients, values, (w.W_Q, w.W_K, w.W_V), biases, out, strict=True
+        ):
+            self._project(self._block.of(gradient), self._block.of(value), W.float(), bias, rows)
 
-    def vector(
-        self, gradient: Float[Tensor, "batch pos d_model"], out: Float[Tensor, "tokens d_model"], scratch: Tensor
+    def _project(
+        self,
+        gradient: Float[Tensor, "outer inner heads d_head"],
+        value: Float[Tensor, "outer inner heads d_head"],
+        W: Float[Tensor, "heads d_model d_head"],
+        bias: Float[Tensor, "heads d_head"] | None,
+        rows: Float[Tensor, "heads tokens d_model"],
     ) -> None:
+        value = value.float()
+        if bias is not None:
+            value = value - bias.float()
+        if self._bias is not None:
+            value = value - torch.einsum("d,hde->he", self._bias, W)
+        gradient = gradient.float() * self._inverse_scale[..., None]
+        along = (gradient * value).sum(-1) / -W.shape[1]
+        if self._weight is not None:
+            W = W * self._weight[:, None]
+        if self._centers:
+            W = W - W.mean(1, keepdim=True)
+        torch.bmm(gradient.permute(2, 0, 1, 3).flatten(1, 2), W.transpose(1, 2), out=rows)
+        rows.addcmul_(along.permute(2, 0, 1).flatten(1)[..., None], self._x_hat)
+
+    def vector(self, gradient: Float[Tensor, "batch pos d_model"], out: Float[Tensor, "tokens d_model"]) -> None:
         """A gradient at the norm's output -> into `out`, the gradient at its input."""
         torch.mul(self._block.of(gradient).float(), self._inverse_scale, out=out.view(*self._block.shape, -1))
-        self._finish(out[None], scratch)
-
-    def _finish(self, rows: Float[Tensor, "rows tokens d_model"], scratch: Tensor) -> None:
-        """Gradients at the norm's output over its scale -> gradients at its input, in place."""
         if self._weight is not None:
-            rows *= self._weight
+            out *= self._weight
         if self._centers:
-            rows -= rows.mean(-1, keepdim=True)
-        # not an einsum, which would copy all rows to make one matrix product a token of it
-        along = torch.mul(rows, self._x_hat, out=scratch[: rows.numel()].view_as(rows)).mean(-1, keepdim=True)
-        rows.addcmul_(along, self._x_hat, value=-1)
+            out -= out.mean(-1, keepdim=True)
+        out.addcmul_((out * self._x_hat).mean(-1, keepdim=True), self._x_hat, value=-1)

@@ -43,12 +43,14 @@ Keep = Literal["positions", "prompts"] | None
 
 @dataclass
 class Pass:
-    """What one masked forward pass and its backward pass leave, by transformer block."""
+    """What one masked forward pass and its backward pass leave, by transformer block; queries, keys and values, and
+    gradients, by hook."""
 
     embedding: Float[Tensor, "batch pos d_model"] = field(default_factory=lambda: torch.empty(0))
     z: dict[int, Float[Tensor, "batch pos n_heads d_head"]] = field(default_factory=dict)
     mlp: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
     attention_input: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
+    head_inputs: dict[str, Float[Tensor, "batch pos heads d_head"]] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -127,19 +129,19 @@ class ReadOut:
         """Write the gradient at every destination's own input into `out`."""
         model = self._model
         rows = dict(zip((module.kind for module in stage), out.split([m.n_rows for m in stage]), strict=True))
-        scratch = self._buffer("scratch", (model.n_heads * len(block) * model.d_model,))
         norm = None
         if layer < model.n_layers:
             norm = NormBackward(model, layer, done.attention_input[layer], block)
-            heads = [done.gradients[name] for name in model.head_input_hooks(layer)]
-            norm.heads(heads, [rows["Q"], rows["K"], rows["V"]], scratch)
+            names = model.head_input_hooks(layer)
+            gradients, values = ([of[name] for name in names] for of in (done.gradients, done.head_inputs))
+            norm.heads(gradients, values, [rows["Q"], rows["K"], rows["V"]])
         else:
             self._copy(done.gradients[model.final_hook], block, rows["Final"])
         if "MLP" in rows:
             mlp_layer = next(module.layer for module in stage if module.kind == "MLP")
             gradient = done.gradients[model.mlp_hook(mlp_layer)]
             if model.shares_norm and norm is not None:
-                norm.vector(gradient, rows["MLP"][0], scratch)
+                norm.vector(gradient, rows["MLP"][0])
             else:
                 self._copy(gradient, block, rows["MLP"])
 
