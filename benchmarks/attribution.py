@@ -10,6 +10,8 @@ The floor of n sample points is, on the same batch and the same weights,
     from the answer difference to the embedding, without gradients of weights
 
 through the plain Hugging Face model with its default attention (sdpa), no cache, and only the last position's logits.
+These are read off the last hidden states cut to one position first: with `logits_to_keep=1`, Hugging Face multiplies a
+strided slice, for which PyTorch copies the whole unembedding, and a floor with that copy would flatter the engine.
 TransformerLens has no part in it. Edge attribution patching (EAP) has one point, integrated gradients (IG) has five.
 EAP is also measured with token positions kept apart, and with scores a prompt.
 
@@ -135,12 +137,17 @@ def floor(plain: Any, prompts: PromptDataset, method: str) -> None:
     n_points = POINTS[method]
     batch = prompts.batch(range(len(prompts))).to(plain.device)
     with torch.no_grad():
-        plain(input_ids=batch.corrupt, use_cache=False, logits_to_keep=1)
+        last_logits(plain, input_ids=batch.corrupt)
     for _ in range(n_points):
         embedding = plain.get_input_embeddings()(batch.clean).detach().requires_grad_()
-        logits = plain(inputs_embeds=embedding, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logits = last_logits(plain, inputs_embeds=embedding)
         difference = batch.answers.mean(logits) - batch.wrong_answers.mean(logits)
         torch.autograd.grad(-difference.mean(), embedding)
+
+
+def last_logits(plain: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    """Logits after the last token, [batch, d_vocab], as quickly as the plain model has them."""
+    return plain.get_output_embeddings()(plain.base_model(**inputs, use_cache=False).last_hidden_state[:, -1])
 
 
 def plain_model(model: PatchableModel) -> Any:
@@ -157,7 +164,7 @@ def check_same(model: PatchableModel, plain: Any, prompts: PromptDataset) -> Non
     batch = prompts.batch(range(1)).to(model.device)
     with torch.no_grad():
         ours = model.logits(batch.clean, batch.last)
-        theirs = plain(input_ids=batch.clean, use_cache=False, logits_to_keep=1).logits[:, -1]
+        theirs = last_logits(plain, input_ids=batch.clean)
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     if (ours - theirs).abs().max() > tolerance * theirs.abs().max():
         raise SystemExit("The plain model and the engine's model differ: nothing was measured.")

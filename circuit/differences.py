@@ -129,4 +129,5 @@ class Differences:
         self._subtract(self._model.graph.first_head(layer) + self._model.n_heads, self._ablated.mlp[layer], current)
 
     def _subtract(self, source: int, ablated: Tensor, current: Tensor) -> None:
-        torch.sub(self._block.of(ablated).float(), self._block.of(current).float(), out=self.values[source])
+        out = self.values[source]
+        torch.sub(self._block.of(ablated).float().expand_as(out), self._block.of(current).float(), out=out)

@@ -39,7 +39,7 @@ from circuit.errors import NumericalError, OptionError
 from circuit.memory import by_batch, ready
 from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.objective import check_answers, loss
-from circuit.patchable import Hook, PatchableModel
+from circuit.patchable import Hook, PatchableModel, at_last
 from circuit.progress import Cancelled, Progress, Report
 from circuit.read_out import Pass, ReadOut
 
@@ -199,7 +199,7 @@ def _backward(model: PatchableModel, batch: PromptPairBatch, ablated: Activation
     done = Pass()
     differentiated: dict[str, Tensor] = {}
     with model.activations_only():
-        hooks = _masked_hooks(model, ablated, m, done, differentiated)
+        hooks = _masked_hooks(model, ablated, m, batch.last, done, differentiated)
         logits = model.logits(batch.clean, batch.last, hooks)
         value = loss(logits, batch, method.grad_function, method.answer_function)
         names, inputs = list(differentiated), list(differentiated.values())
@@ -209,10 +209,18 @@ def _backward(model: PatchableModel, batch: PromptPairBatch, ablated: Activation
 
 
 def _masked_hooks(
-    model: PatchableModel, ablated: Activations, m: float, done: Pass, differentiated: dict[str, Tensor]
+    model: PatchableModel,
+    ablated: Activations,
+    m: float,
+    last: Tensor,
+    done: Pass,
+    differentiated: dict[str, Tensor],
 ) -> list[Hook]:
     """Hooks for a forward pass with mask value m on every edge; they put what the scores need into `done`, and what the
-    loss is differentiated by into `differentiated`."""
+    loss is differentiated by into `differentiated`.
+
+    Nobody reads what the last MLP writes but at the `last` token of each prompt, so it is run on these alone.
+    """
 
     def start(x: Tensor, hook: object) -> Tensor:
         done.embedding = x.detach()
@@ -235,10 +243,10 @@ def _masked_hooks(
 
         return name, hook
 
-    def branch_input(name: str, stream: Tensor | None) -> Hook:
+    def branch_input(name: str, stream: Tensor | None, *, last_only: bool = False) -> Hook:
         def hook(x: Tensor, hook: object) -> Tensor:
             differentiated[name] = x = masked(x, stream)
-            return x
+            return at_last(x, last) if last_only else x
 
         return name, hook
 
@@ -262,7 +270,9 @@ def _masked_hooks(
         hooks += [head_input(name) for name in model.head_input_hooks(layer)]
         hooks.append(keep(done.z, layer, model.head_output_hook(layer)))
         # where the MLP shares the attention's norm, what comes out of that norm is masked already
-        hooks.append(branch_input(model.mlp_hook(layer), None if model.shares_norm else mlp_streams[layer]))
+        stream = None if model.shares_norm else mlp_streams[layer]
+        last_only = layer == n - 1 and model.adds_mlp_by_position
+        hooks.append(branch_input(model.mlp_hook(layer), stream, last_only=last_only))
         hooks.append(keep(done.mlp, layer, model.mlp_output_hook(layer)))
     hooks.append(branch_input(model.final_hook, ablated.final_stream if m != 0 else None))
     return hooks

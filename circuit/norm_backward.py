@@ -61,9 +61,7 @@ class NormBackward:
         query, key and value input before the norm."""
         w = self._weights
         biases = w.b_Q, w.b_K, w.b_V
-        for gradient, value, W, bias, rows in zip(
-            gradients, values, (w.W_Q, w.W_K, w.W_V), biases, out, strict=True
-        ):
+        for gradient, value, W, bias, rows in zip(gradients, values, (w.W_Q, w.W_K, w.W_V), biases, out, strict=True):
             self._project(self._block.of(gradient), self._block.of(value), W.float(), bias, rows)
 
     def _project(

@@ -170,6 +170,12 @@ class PatchableModel:
 
     # --- where to hook -----------------------------------------------------------------------------------------
 
+    @property
+    def adds_mlp_by_position(self) -> bool:
+        """Whether the last MLP may be run on the last tokens alone: what it writes there is then added to the stream at
+        every position, and only the last is read. OPT flattens batch and position into one axis first."""
+        return self.bridge.original_model.config.model_type != "opt"
+
     embedding_hook = "blocks.0.hook_resid_pre"
     final_hook = "ln_final.hook_in"
 
@@ -214,10 +220,10 @@ class PatchableModel:
         """
 
         def keep_last(x: Tensor, hook: object) -> Tensor:
-            return x[torch.arange(len(last), device=x.device), last].unsqueeze(1)
+            return at_last(x, last)
 
         attention = self._fused_attention() if fused_attention else nullcontext()
-        with attention, self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
+        with attention, self._plain_norms(), self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager
@@ -243,6 +249,19 @@ class PatchableModel:
             config._attn_implementation = before
             for attention in replaced:
                 vars(attention).pop("forward", None)
+
+    @contextmanager
+    def _plain_norms(self) -> Iterator[None]:
+        """Hugging Face's own layer norms, with the hooks before and after them, and without TransformerLens's second
+        computation of the same norm for hooks on its scale, which nobody uses here."""
+        norms = list(self._norms())
+        try:
+            for norm in norms:
+                object.__setattr__(norm, "forward", _plain_norm(norm))  # past the bridge's own __setattr__
+            yield
+        finally:
+            for norm in norms:
+                vars(norm).pop("forward", None)
 
     @contextmanager
     def activations_only(self) -> Iterator[None]:
@@ -287,6 +306,18 @@ class PatchableModel:
             if not self.shares_norm:
                 yield block.ln2
         yield self.bridge.ln_final
+
+
+def at_last(x: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 *rest"]:
+    """What stands at each prompt's last token."""
+    return x[torch.arange(len(last), device=x.device), last].unsqueeze(1)
+
+
+def _plain_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        return norm.hook_out(norm.original_component(norm.hook_in(x)))
+
+    return forward
 
 
 def count_parameters(config: Any) -> int:

@@ -44,7 +44,7 @@ Keep = Literal["positions", "prompts"] | None
 @dataclass
 class Pass:
     """What one masked forward pass and its backward pass leave, by transformer block; queries, keys and values, and
-    gradients, by hook."""
+    gradients, by hook. What the last MLP writes may stand for the last tokens alone: no gradient reaches the others."""
 
     embedding: Float[Tensor, "batch pos d_model"] = field(default_factory=lambda: torch.empty(0))
     z: dict[int, Float[Tensor, "batch pos n_heads d_head"]] = field(default_factory=dict)

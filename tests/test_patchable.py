@@ -213,3 +213,22 @@ def test_fused_attention_computes_the_same_and_leaves_nothing_behind(variant: st
     assert list(seen[True]) == list(seen[False])
     for name, x in seen[False].items():
         torch.testing.assert_close(seen[True][name], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_norms_are_computed_once_as_hugging_face_does_and_left_as_they_were(variant: str) -> None:
+    model = shared_model(variant)
+    tokens, last = torch.arange(14).view(2, 7), torch.tensor([6, 4])
+    plain = model.bridge.original_model(input_ids=tokens, use_cache=False).logits[[0, 1], last]
+    again: list[str] = []
+    names = [name for name in model.bridge.hook_dict if name.endswith(("ln1.hook_scale", "ln_final.hook_scale"))]
+    assert names
+
+    def watch(name: str) -> Hook:
+        return name, lambda x, hook: again.append(name)
+
+    with torch.no_grad(), model.bridge.hooks(fwd_hooks=[watch(name) for name in names]):
+        torch.testing.assert_close(model.logits(tokens, last), plain)
+        assert not again
+        model.bridge(tokens)
+    assert sorted(again) == sorted(names)

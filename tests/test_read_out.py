@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,9 @@ from circuit.differences import TokenBlock
 from circuit.errors import OptionError
 from circuit.mask_gradient import PruneScores, prompt_scores, score_edges
 from circuit.method import AblationType, Method
-from tests.small_models import D_VOCAB, shared_model
+from circuit.patchable import PatchableModel
+from circuit.read_out import Pass, ReadOut
+from tests.small_models import ARCHITECTURES, D_VOCAB, shared_model
 
 METHODS = {
     "eap": Method(),
@@ -92,6 +96,29 @@ def test_positions_before_the_prompts_differ_are_left_out_because_they_score_not
     monkeypatch.setattr(Ablation, "first_position", lambda *_: 0)
     for of, skipping in zip((model, apart), short, strict=True):
         assert_same(skipping, score_edges(of, loader, METHODS["midpoint"]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("positions_apart", [False, True])
+@pytest.mark.parametrize("variant", ARCHITECTURES)
+def test_the_last_mlp_is_run_on_last_tokens_alone_because_nobody_reads_the_others(
+    monkeypatch: pytest.MonkeyPatch, variant: str, positions_apart: bool, name: str
+) -> None:
+    model, loader = shared_model(variant).with_seq_len(9 if positions_apart else None), PromptDataLoader(pairs(), 5)
+    seen: list[int] = []
+    add = ReadOut.add
+
+    def watched(self: ReadOut, done: Pass, *rest: Any) -> None:
+        seen.append(done.mlp[model.n_layers - 1].shape[1])
+        add(self, done, *rest)
+
+    monkeypatch.setattr(ReadOut, "add", watched)
+    short = score_edges(model, loader, METHODS[name])
+    assert set(seen) == {9 if variant == "opt" else 1}
+    seen.clear()
+    monkeypatch.setattr(PatchableModel, "adds_mlp_by_position", False)
+    assert_same(short, score_edges(model, loader, METHODS[name]))
+    assert set(seen) == {9}
 
 
 @pytest.mark.parametrize("kind", ["ZERO", "TOKENWISE_MEAN_CLEAN", "BATCH_ALL_TOK_MEAN"])

@@ -7,9 +7,24 @@ from playwright.sync_api import Page, expect
 READY = 120_000  # milliseconds: a job waits for the worker to import torch, and for the model
 
 
+_QUIET = """() => {
+    const app = document.querySelector('[data-testid="stApp"]'), now = performance.now();
+    window.settling ??= {since: now, quiet: now};
+    if (app?.dataset.testScriptState !== "notRunning") window.settling.quiet = now;
+    const {since, quiet} = window.settling;
+    return now - quiet > 250 || (now - since > 5000 && quiet < now);
+}"""
+"""Whether the script has not run for a quarter of a second; after five, as a running job's panel runs at any moment,
+whether it does not run now."""
+
+
 def settle(page: Page) -> None:
-    """Wait until the page's script has run; it must not have shown an exception."""
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+    """Wait until the page's script has run; it must not have shown an exception.
+
+    Right after a click the script has not begun yet, so a moment's rest is not enough.
+    """
+    page.evaluate("window.settling = undefined")
+    page.wait_for_function(_QUIET)
     no_exception(page)
 
 
