@@ -145,9 +145,10 @@ def floor(plain: Any, prompts: PromptDataset, method: str) -> None:
         torch.autograd.grad(-difference.mean(), embedding)
 
 
-def last_logits(plain: Any, **inputs: torch.Tensor) -> torch.Tensor:
+def last_logits(plain: Any, **inputs: torch.Tensor) -> Any:
     """Logits after the last token, [batch, d_vocab], as quickly as the plain model has them."""
-    return plain.get_output_embeddings()(plain.base_model(**inputs, use_cache=False).last_hidden_state[:, -1])
+    hidden = plain.base_model(**inputs, use_cache=False).last_hidden_state
+    return plain.get_output_embeddings()(hidden[:, -1])
 
 
 def plain_model(model: PatchableModel) -> Any:
