@@ -162,7 +162,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
         if (found := job_panel.follow(slot)) is not None:
             session.keep_curve(run, setting.key, found)
         curve = session.curves(run).get(setting.key)
-        if curve is None or not set(curve_sizes(run.graph.n_edges)) <= set(curve.sizes):
+        if curve is None or not curve.is_benchmark:
             missing[letter] = run
         elif curve.too_close:
             st.warning(f"**{letter}**: {curve.too_close} {explain.more('faithfulness')}")
@@ -186,7 +186,8 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
     if curves:
         caption = (
             "Each run's circuits by absolute score, without dead ends, on its own prompts (held-out ones where there "
-            "are any), with its own ablation and answer function."
+            "are any), with its own ablation and answer function. CPR: area under the curve over the benchmark's "
+            "shares of edges; the benchmark itself takes it by signed score."
         )
         figure = faithfulness_lines(
             {f"{letter}, CPR {curve.cpr:.2f}": curve for letter, curve in curves.items()}, n, caption=caption,
@@ -197,7 +198,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
 
 def curve_of(run: Run) -> tuple[Setting, str]:
     """What is measured of a run, and the slot of its job: those of 4 · Circuit as it starts."""
-    setting = Setting(bool(run.held_out_rows), "absolute", True)
+    setting = Setting(bool(run.held_out_rows), "absolute", True, run.config.method.ablation_type)
     return setting, f"compare-{run.id}-{setting.key}"
 
 
