@@ -168,6 +168,8 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
             st.warning(f"**{letter}**: {curve.too_close} {explain.more('faithfulness')}")
         else:
             curves[letter] = curve
+            if curve.uncertain:
+                st.warning(f"**{letter}**: {curve.uncertain} {explain.more('interval')}")
     if missing:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
         label = f"Measure {len(missing)} curve{'s' if len(missing) > 1 else ''}"

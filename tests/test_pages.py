@@ -1147,6 +1147,17 @@ def test_the_smallest_circuit_by_positive_score_may_be_none(stored: Run) -> None
     assert line["x"][-2:] == [3, stored.graph.n_edges]
 
 
+def test_a_difference_that_other_prompts_would_turn_round_is_warned_of() -> None:
+    """Four pairs, and three with clean and corrupt prompt swapped: what ablation takes from those it gives to these."""
+    pairs = PRESETS["teaching-ioi"].prompts.pairs[:7]
+    mixed = (*pairs[:4], *(replace(pair, clean=pair.corrupt, corrupt=pair.clean) for pair in pairs[4:]))
+    run = attribute(RunConfig("teaching", PromptSet("mixed", mixed)))
+    run.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{run.id}.safetensors")
+    visitor = Visitor(CIRCUIT, run=run.id, edges="26")
+    visitor.wait(visitor.metrics)
+    assert "with 0 in this 95 % interval" in visitor.words()
+
+
 def test_without_the_circuit_little_is_left(halved: Run) -> None:
     visitor = Visitor(CIRCUIT, run=halved.id, edges="26")
     visitor.wait(visitor.metrics)

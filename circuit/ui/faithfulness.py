@@ -242,6 +242,8 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     if main.too_close:
         st.warning(f"{main.too_close} {explain.more('faithfulness')}")
         return
+    if main.uncertain and setting.ablation is not run.config.method.ablation_type:  # else the panel says so
+        st.warning(f"{main.uncertain} {explain.more('interval')}")
     random = [kept[key] for key in (replace(setting, shuffled=seed).key for seed in _RANDOM_SEEDS) if key in kept]
     _figure(run, choice, setting, main, random if with_random else [])
     if setting.direction == "keep":
