@@ -136,10 +136,10 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
     judged = (
         "" if curve.whole.n_judged in (0, curve.n_prompts) else f", in the {curve.whole.n_judged} pairs that have one"
     )
-    ends = " and dead ends among them" if setting.drop_dead_ends else ""
+    ends = ", dead ends too," if setting.drop_dead_ends else ""
     st.caption(
-        f"Whole model, these {n:,} edges, and no edge: means over {setting.pairs(run)}. Clean prompts in; all edges "
-        f"but the circuit's{ends} carry {_ablation(setting.ablation)}. Right: every right answer above every wrong one"
+        f"Whole model, these {n:,} edges, and no edge: means over {setting.pairs(run)}. Clean prompts in; all other "
+        f"edges{ends} carry {_ablation(setting.ablation)}. Right: every right answer above every wrong one"
         f"{judged}. P: of the right answers together. KL: D(whole ‖ circuit) = Σ p log(p / q) over the next token, p "
         "the whole model's probabilities and q the circuit's, in nats."
     )
@@ -316,7 +316,7 @@ def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> No
         f"Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as many of this model's "
         f"{run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by signed score and CMD of "
         "circuits by absolute score: choose these under *Ranked by* to compare with it. Large sizes dominate the area: "
-        f"a curve that reaches 100 % early has CPR near 1 and CMD near 0. {explain.more('cpr')}"
+        "a curve that reaches 100 % early has CPR near 1 and CMD near 0."
     )
 
 
