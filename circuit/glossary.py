@@ -394,8 +394,8 @@ _TERMS = (
         "effect",
         "Measured effect",
         "scores",
-        "What ablating one edge alone really does to the loss. The score estimates it; measuring shows how far to "
-        "trust the estimate.",
+        "What ablating one edge alone really does to the loss. A score at mask value 0 is the linear estimate of it; "
+        "other scores are slopes where all edges are ablated together. Measuring shows how far to trust them.",
         source=HEIMERSHEIM,
         also=("score",),
     ),
