@@ -7,7 +7,7 @@
 
 A score is the slope of the loss at one mask value, or averaged over the way from 0 to 1 with all edges ablated
 together; an effect is the loss at the end of the way for one edge, all others untouched. They agree where the loss is
-linear in the mask. Signs agree: positive means that ablating the edge hurts.
+linear in all masks together. Signs mean the same: positive, that ablating the edge hurts.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def _captioned(drawn: nx.MultiDiGraph, caption: str) -> nx.MultiDiGraph:
 
 
 def dot(drawn: nx.MultiDiGraph, caption: str) -> str:
-    """The circuit in Graphviz's language, bottom to top; edges are blue where ablating them hurts, else orange."""
+    """The circuit in Graphviz's language, bottom to top; edges are blue where ablating them hurts, orange where it
+    helps, gray where the score is 0."""
     lines = [
         "digraph circuit {",
         f"  rankdir=BT; labelloc=b; label={_quoted(caption)};",
@@ -65,7 +66,7 @@ def dot(drawn: nx.MultiDiGraph, caption: str) -> str:
         if data["kind"] == "group":
             look = 'color="#888888", arrowhead=none'
         else:
-            color = "#2678d6" if data["score"] >= 0 else "#d95f02"
+            color = "#2678d6" if data["score"] > 0 else "#d95f02" if data["score"] else "#888888"
             width = 0.6 + 3 * (data["strength"] / strongest) ** 0.5
             style = _DOT_STYLES.get(data["input"], "solid")
             look = f'color="{color}", penwidth={width:.2f}, style={style}, score={data["score"]:.8g}'
@@ -93,8 +94,9 @@ def run_file(run: Run) -> bytes:
         return path.read_bytes()
 
 
-def python_snippet(run: Run, n_edges: int, importance: Importance = "absolute") -> str:
-    """A script that leaves the run in `run` and the circuit's edges in `edges`."""
+def python_snippet(run: Run, n_edges: int, importance: Importance = "absolute", drop_dead_ends: bool = True) -> str:
+    """A script that leaves the run in `run`, the chosen edges in `edges`, and prints the circuit: these, or those of
+    them that are no dead ends."""
     config = run.config
     pairs = "\n".join(
         f"        PromptPair({pair.clean!r}, {pair.corrupt!r}, {pair.answers!r}, {pair.wrong_answers!r}),"
@@ -102,11 +104,12 @@ def python_snippet(run: Run, n_edges: int, importance: Importance = "absolute") 
     )
     method = _arguments(config.method, Method(), {"ablation_type": f"AblationType.{config.method.ablation_type.name}"})
     settings = _arguments(config, RunConfig("", config.prompts), {}, leave=("model", "prompts", "method"))
+    circuit = "live_edges(run.graph, edges)" if drop_dead_ends else "edges"
     return f'''"""{_one_line(run.caption)}"""
 
 from circuit.method import AblationType, Method
 from circuit.prompts import PromptPair, PromptSet
-from circuit.pruning import edge_table, live_edges, top_edges
+from circuit.pruning import {"edge_table, live_edges, top_edges" if drop_dead_ends else "edge_table, top_edges"}
 from circuit.runs import RunConfig
 from circuit.tasks import attribute
 
@@ -122,7 +125,7 @@ edges = top_edges(run.scores, {n_edges}, {importance!r})
 
 if __name__ == "__main__":
     print(run.caption)
-    print(edge_table(run.graph, run.scores, live_edges(run.graph, edges)).to_string(index=False))
+    print(edge_table(run.graph, run.scores, {circuit}).to_string(index=False))
 '''
 
 

@@ -3,10 +3,11 @@
     Measured         one circuit on some prompts: answer value, whether right, P(answers), KL divergence, a prompt each
     Curve            circuits of several sizes with the whole and the fully ablated model, on the same prompts
     curve_sizes      the sizes at which the Mechanistic Interpretability Benchmark measures
+    cpr, cmd         its summary numbers, of shares of edges and the faithfulness at each
 
     curve = measuring.measure(request)
     curve.faithfulness                       # one number a size: 1 is as good as the model, 0 as bad as ablated
-    curve.cpr, curve.cmd                     # area under it, and area between it and 1
+    curve.cpr, curve.cmd                     # area under it, and area between it and 1, over the benchmark's sizes
     curve.interval()                         # what resampling the prompts makes of it
 
 With m(.) the mean answer value over prompts, the faithfulness of a circuit C of the model M, M_0 being the model with
@@ -15,8 +16,10 @@ every edge ablated, is (Wang et al. 2023, https://arxiv.org/abs/2211.00593; Hann
     f(C) = (m(C) - m(M_0)) / (m(M) - m(M_0))
 
 CPR and CMD are those of the Mechanistic Interpretability Benchmark (Mueller et al. 2025,
-https://arxiv.org/abs/2504.13151): over the share of edges k on a linear axis, by the trapezoid rule between the sizes
-measured, the area under f, and that under |1 - f|. Nothing here imports torch.
+https://arxiv.org/abs/2504.13151): the area under f, and that under |1 - f|, by the trapezoid rule on a linear axis over
+`CURVE_SHARES`. Each of these has the circuit of as many of the N edges, rounded down; the axis keeps the share itself,
+so in a small model neighbouring shares may have one circuit. The benchmark takes CPR of circuits by signed score, and
+CMD of circuits by absolute score (`circuit.pruning.Importance`). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -35,11 +38,29 @@ CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of a model's edges at which the Mechanistic Interpretability Benchmark measures circuits."""
 
 _SMALLEST_SPAN = 0.01
+"""The mean difference that is divided by, as a share of the mean size of its prompts' differences."""
+
+_SMALLEST_VALUE = 1e-4
+"""The same as a share of the largest value: float32 leaves errors of some 1e-6 of it after a pass through a model."""
 
 
 def curve_sizes(n_edges: int) -> tuple[int, ...]:
     """`CURVE_SHARES` of `n_edges`, rounded down as the benchmark does, without doubles (which small models have)."""
-    return tuple(sorted({int(share * n_edges) for share in CURVE_SHARES}))
+    return tuple(sorted({_size(share, n_edges) for share in CURVE_SHARES}))
+
+
+def _size(share: float, n_edges: int) -> int:
+    return int(share * n_edges)
+
+
+def cpr(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
+    """The benchmark's circuit performance ratio: the area under f. Larger is better."""
+    return float(np.trapezoid(faithfulness, shares))
+
+
+def cmd(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
+    """The benchmark's circuit-model distance: the area between f and 1. 0 is best."""
+    return float(np.trapezoid(np.abs(1 - np.asarray(faithfulness)), shares))
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,13 @@ class Measured:
 
     @property
     def accuracy(self) -> float:
-        return float(self.right.mean())
+        """The share of prompts answered right, of those that have wrong answers; NaN where none has."""
+        return float(np.nanmean(self.right)) if self.n_judged else float("nan")
+
+    @property
+    def n_judged(self) -> int:
+        """How many prompts have wrong answers, so that one can tell right from wrong."""
+        return int((~np.isnan(self.right)).sum())
 
 
 _COLUMNS = ("values", "right", "probability", "divergence")
@@ -120,12 +147,30 @@ class Curve:
     def too_close(self) -> str | None:
         """Why no faithfulness can be given: a sentence, or None where it can."""
         differences = self.whole.values - self.ablated.values
-        if abs(differences.mean()) > _SMALLEST_SPAN * np.abs(differences).mean():
+        span = abs(differences.mean())
+        if not span > _SMALLEST_SPAN * np.abs(differences).mean():
+            why = "do equally well on average"
+        elif not span > _SMALLEST_VALUE * max(np.abs(self.whole.values).max(), np.abs(self.ablated.values).max()):
+            why = f"differ by {span:.1g}, which for numbers of this size may be rounding"
+        else:
             return None
         return (
-            f"The whole model ({self.whole.mean:+.4g}) and the fully ablated one ({self.ablated.mean:+.4g}) do equally "
-            "well on average, so there is nothing that a circuit could keep a share of. Look at the prompts, or choose "
-            "another ablation."
+            f"The whole model ({self.whole.mean:+.4g}) and the fully ablated one ({self.ablated.mean:+.4g}) {why}, so "
+            "there is nothing that a circuit could keep a share of. Look at the prompts, or choose another ablation."
+        )
+
+    @property
+    def uncertain(self) -> str | None:
+        """A sentence where whole and ablated model change places in some of the bootstrap's draws; else None."""
+        differences = self.whole.values - self.ablated.values
+        low, high = _percentiles(resamples(self.n_prompts) @ differences)
+        if not low <= 0 <= high:
+            return None
+        return (
+            "Faithfulness divides by the difference between the whole and the ablated model, which is "
+            f"{differences.mean():+.3g} on average, and {low:+.3g} to {high:+.3g} when these {self.n_prompts} prompt "
+            "pairs are drawn again: with 0 in this 95 % interval, no share of it means much. Use more prompts, or such "
+            "that the model does better on."
         )
 
     @property
@@ -140,19 +185,33 @@ class Curve:
         return _faithfulness(self.values.mean(1), self.whole.mean, self.ablated.mean)
 
     @property
+    def is_benchmark(self) -> bool:
+        """Whether all of the benchmark's sizes are among those measured."""
+        return set(curve_sizes(self.whole.n_edges)) <= set(self.sizes)
+
+    @property
     def cpr(self) -> float:
-        """The benchmark's area under f over the share of edges (circuit performance ratio; larger is better)."""
-        return _area(self._shares, self.faithfulness)
+        """`cpr` over those of the benchmark's shares whose size was measured."""
+        return cpr(*self._benchmark)
 
     @property
     def cmd(self) -> float:
-        """The benchmark's area under |1 - f| (circuit-model distance; 0 is best)."""
-        return _area(self._shares, np.abs(1 - self.faithfulness))
+        """`cmd` over those of the benchmark's shares whose size was measured."""
+        return cmd(*self._benchmark)
 
-    def smallest(self, target: float = 0.9) -> int | None:
-        """The smallest size measured that keeps `target` of the behaviour; None where none does."""
+    @property
+    def _benchmark(self) -> tuple[list[float], list[float]]:
+        by_size = dict(zip(self.sizes, self.faithfulness.tolist(), strict=True))
+        sizes = {share: _size(share, self.whole.n_edges) for share in CURVE_SHARES}
+        shares = [share for share, size in sizes.items() if size in by_size]
+        return shares, [by_size[sizes[share]] for share in shares]
+
+    def smallest(self, target: float = 0.9, most: int | None = None) -> int | None:
+        """The smallest size measured, of up to `most` edges, that keeps `target` of the behaviour; None where none
+        does."""
         kept = np.flatnonzero(self.faithfulness >= target)
-        return self.sizes[kept[0]] if len(kept) else None
+        size = self.sizes[kept[0]] if len(kept) else None
+        return None if size is None or (most is not None and size > most) else size
 
     def interval(
         self, share: float = 0.95, n_resamples: int = 1000, seed: int = 0
@@ -165,23 +224,18 @@ class Curve:
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             drawn = (points - ablated) / (whole - ablated)
-        drawn = drawn[np.isfinite(drawn).all(1)]
-        low, high = np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2], axis=0)
+        low, high = _percentiles(drawn[np.isfinite(drawn).all(1)], share)
         return low, high
 
-    @property
-    def _shares(self) -> Float[np.ndarray, " points"]:
-        return np.array(self.sizes) / self.whole.n_edges
+
+def _percentiles(drawn: np.ndarray, share: float = 0.95) -> np.ndarray:
+    return np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2], axis=0)
 
 
-def resamples(n: int, n_resamples: int, seed: int) -> Float[np.ndarray, "n_resamples n"]:
+def resamples(n: int, n_resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "n_resamples n"]:
     """Weights of `n` prompts in each of the bootstrap's draws; each row adds up to 1."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
 
 
 def _faithfulness(circuit: np.ndarray, whole: float, ablated: float) -> np.ndarray:
     return (circuit - ablated) / (whole - ablated)
-
-
-def _area(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.trapezoid(y, x))

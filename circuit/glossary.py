@@ -394,8 +394,8 @@ _TERMS = (
         "effect",
         "Measured effect",
         "scores",
-        "What ablating one edge alone really does to the loss. The score estimates it; measuring shows how far to "
-        "trust the estimate.",
+        "What ablating one edge alone really does to the loss. A score at mask value 0 is the linear estimate of it; "
+        "other scores are slopes where all edges are ablated together. Measuring shows how far to trust them.",
         source=HEIMERSHEIM,
         also=("score",),
     ),
@@ -413,15 +413,18 @@ _TERMS = (
         "Pruning",
         "circuits",
         "Ranking the edges by score and keeping the strongest only: a number of them, those above a score, or as many "
-        "as hold a share of the total.",
+        "as hold a share of the total. The ranking is by absolute score, by positive score only, or by signed score, "
+        "which goes on from the positive ones into the negative ones.",
         also=("circuit", "dead-end"),
     ),
     Term(
         "dead-end",
         "Dead end",
         "circuits",
-        "A kept edge that lies on no path from the embedding to the final residual within the circuit. It cannot carry "
-        "anything from the prompt to the answer, so it is left out unless you ask for it.",
+        "A kept edge that lies on no path from the embedding to the final residual within the circuit. Under resample "
+        "ablation it carries the same as if it were ablated, or nothing reads it, so leaving it out changes nothing. "
+        "Under zero and mean ablation a part that reads ablated values only still writes something, and leaving its "
+        "edges out can change what the circuit does.",
         also=("circuit",),
     ),
     Term(
@@ -464,8 +467,11 @@ _TERMS = (
         "cpr",
         "CPR",
         "circuits",
-        "Circuit performance ratio: the area under faithfulness over the share of edges kept. Larger is better.",
-        "∫₀¹ f(C_k) dk, k the share of edges, by the trapezoid rule",
+        "Circuit performance ratio: the area under faithfulness over the share of edges kept. Larger is better. The "
+        "benchmark that it comes from takes it of circuits by signed score: the largest scores first, the negative "
+        "ones last.",
+        "∫ f(C_k) dk from k = 0.001 to 1, by the trapezoid rule between k = 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, "
+        "0.1, 0.2, 0.5, 1; C_k has the share k of the edges, rounded down",
         MUELLER,
         ("cmd", "faithfulness"),
     ),
@@ -474,8 +480,8 @@ _TERMS = (
         "CMD",
         "circuits",
         "Circuit-model distance: the area between faithfulness and 100 %. Zero is best: circuits of every size behave "
-        "just as the model does.",
-        "∫₀¹ |1 − f(C_k)| dk",
+        "just as the model does. The benchmark that it comes from takes it of circuits by absolute score.",
+        "∫ |1 − f(C_k)| dk from k = 0.001 to 1, by the trapezoid rule between the shares that CPR has",
         MUELLER,
         ("cpr", "faithfulness"),
     ),

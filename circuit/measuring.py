@@ -2,7 +2,7 @@
 
 measure           circuits of given sizes, with the whole and the fully ablated model -> Curve
 find_smallest     the smallest circuit that keeps a share of the behaviour, by bisection
-edge_stability    how often every edge is among the strongest when prompts are drawn anew
+edge_stability    how often every edge is among the strongest when prompts are drawn anew -> Stability
 
 request = MeasureRequest(run.config, run.scores, curve_sizes(run.graph.n_edges), rows=tuple(run.held_out_rows))
 curve = measure(request)
@@ -17,39 +17,49 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int32
 
 from circuit.faithfulness import Curve, Measured, resamples
 from circuit.method import AblationType, PatchType
 from circuit.progress import Cancelled, Progress, Report
-from circuit.pruning import Importance, edge_mask, live_edges, top_edges
+from circuit.pruning import Importance, edge_mask, live_edges, n_rankable, top_edges
 from circuit.runs import RunConfig
-from circuit.tasks import WHOLE, Part, never, part_of, prepared, silent
+from circuit.tasks import WHOLE, Part, check_one_length, never, part_of, prepared, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuit.dataset import PromptDataset, PromptPairBatch
+    from circuit.dataset import PromptDataLoader, PromptDataset, PromptPairBatch
     from circuit.graph import EdgeGraph
     from circuit.patchable import PatchableModel
+    from circuit.prompts import Encoded
 
 Direction = Literal["keep", "remove"]
-"""Whether everything but the circuit is ablated (is it enough?), or the circuit alone (is it needed?)."""
+"""Whether everything but the circuit is ablated (is it enough?), or the circuit alone (is it needed?).
+
+Both are `PatchType.TREE_PATCH`, clean prompts in: of the circuit, and of all edges but the circuit. Under resample
+ablation the latter is `EDGE_PATCH` of the circuit with clean and corrupt swapped (`reverse_clean_corrupt`), since both
+put corrupt activations on the circuit's edges of a clean pass. It is not plain `EDGE_PATCH`, which puts clean
+activations on them in a corrupt pass, and so asks what the circuit restores: `circuit.patching.run_circuits` runs that.
+"""
 
 
 @dataclass(frozen=True)
 class MeasureRequest:
     """Circuits of a run to measure, and on which of its prompts.
 
-    Corrupt activations replace what is ablated, where the ablation reads the batch.
+    Corrupt activations replace what is ablated, where the ablation reads the batch. Means over the dataset are those
+    over the prompts that were scored, whichever are measured on, so that scores and circuits have the same ablation.
 
     Attributes:
         config: The run's.
         scores: The run's scores.
         sizes: Numbers of edges.
         importance: What the strongest edges are chosen by. By positive score only, a size beyond the number of positive
-            scores is the circuit of all of them; all edges are always the whole model.
-        drop_dead_ends: Whether edges on no path from the embedding to the final residual are ablated too.
+            scores is the circuit of all of them, and measured as that; all edges are always the whole model.
+        drop_dead_ends: Whether edges on no path from the embedding to the final residual are ablated too. That changes
+            nothing under resample ablation, and something under others, which give the first edge of a path something
+            to carry that is not what it carries when everything before it is ablated.
         direction: Whether the circuit is kept, or removed.
         ablation_type: What replaces an ablated activation.
         rows: Rows of the run's prompt set to measure on, counted from 0; None: those that were scored.
@@ -67,6 +77,17 @@ class MeasureRequest:
     rows: tuple[int, ...] | None = None
     shuffled: int | None = None
     prompts: Part = WHOLE
+
+    @property
+    def most(self) -> int:
+        """The largest number of edges that the ranking has."""
+        return len(self.scores) if self.shuffled is not None else n_rankable(self.scores, self.importance)
+
+    @property
+    def measured_sizes(self) -> tuple[int, ...]:
+        """`sizes` in order, with the largest that there is for those that the ranking has too few edges for."""
+        n_edges = len(self.scores)
+        return tuple(sorted({size if size == n_edges else min(size, self.most) for size in self.sizes}))
 
     def kept(self, graph: EdgeGraph, n: int) -> Bool[np.ndarray, " n_edges"]:
         """The edges that stay when the circuit of `n` edges is kept, or removed."""
@@ -96,12 +117,13 @@ def measure_all(
 ) -> list[Curve]:
     """Several curves on the same prompts of the same run, as one job: they share whole and ablated model."""
     first = requests[0]
-    with prepared(first.config, progress, cancelled, first.rows) as (model, _, dataset):
-        return _curve(model, dataset, requests, progress, cancelled)
+    with prepared(first.config, progress, cancelled, first.rows) as (model, encoded, dataset):
+        return _curve(model, encoded, dataset, requests, progress, cancelled)
 
 
 def _curve(
     model: PatchableModel,
+    encoded: Encoded,
     dataset: PromptDataset,
     requests: Sequence[MeasureRequest],
     progress: Report,
@@ -121,11 +143,12 @@ def _curve(
     numbers: list[dict[int, int]] = []  # for every request, which circuit is that of a size
     for request in requests:
         ends = {n_edges: 0, 0: 1} if request.direction == "keep" else {0: 0, n_edges: 1}
-        inner = [size for size in request.sizes if size not in ends]
+        inner = [size for size in request.measured_sizes if size not in ends]
         numbers.append({**ends, **{size: len(circuits) + i for i, size in enumerate(inner)}})
         circuits += [request.kept(graph, size) for size in inner]
     loader = ready(model, part_of(dataset, config, ablation_type, requests[0].prompts), ablation_type)
-    steps = Progress(len(loader) * len(circuits) + Ablation.n_passes(loader, ablation_type), progress, cancelled)
+    means_of = _scored(model, encoded, dataset, config, ablation_type) if ablation_type.averages_dataset else loader
+    steps = Progress(len(loader) * len(circuits) + Ablation.n_passes(means_of, ablation_type), progress, cancelled)
     whole = torch.empty(0)
 
     def read(batch: PromptPairBatch, number: int, logits: Tensor) -> Tensor:
@@ -138,7 +161,11 @@ def _curve(
         columns = values, is_right(logits, batch), probability(logits, batch), divergence
         return torch.stack(columns).float().cpu()
 
-    batches = list(circuit_outputs(model, loader, circuits, PatchType.TREE_PATCH, ablation_type, False, steps, read))
+    batches = list(
+        circuit_outputs(
+            model, loader, circuits, PatchType.TREE_PATCH, ablation_type, False, steps, read, means_of=means_of
+        )
+    )
 
     def measured(number: int, size: int) -> Measured:
         columns = [torch.empty(4, 0), *(found[number] for found in batches)]
@@ -146,9 +173,25 @@ def _curve(
 
     whole_model, ablated = measured(0, n_edges), measured(1, 0)
     return [
-        Curve(tuple(measured(of_size[size], size) for size in sorted(set(request.sizes))), whole_model, ablated)
+        Curve(tuple(measured(of_size[size], size) for size in request.measured_sizes), whole_model, ablated)
         for request, of_size in zip(requests, numbers, strict=True)
     ]
+
+
+def _scored(
+    model: PatchableModel, encoded: Encoded, measured: PromptDataset, config: RunConfig, ablation_type: AblationType
+) -> PromptDataLoader:
+    """The prompts that were scored, to take means from for those measured, which must be as long."""
+    from circuit.dataset import PromptDataLoader
+    from circuit.memory import ready
+
+    scored = encoded.dataset(config.split(encoded.usable)[0])
+    check_one_length(
+        (scored, measured),
+        f"'{ablation_type}' averages each token position over the prompts that were scored, so those measured must "
+        "have the same number of tokens. Use one length, or another ablation.",
+    )
+    return ready(model, PromptDataLoader(scored, config.batch_size), ablation_type)
 
 
 def find_smallest(
@@ -162,18 +205,19 @@ def find_smallest(
 
     It is a bisection that tries a few sizes a round, since circuits are cheaper together. It starts between the sizes
     of the request, and ends at neighbouring numbers of edges, the larger of which keeps enough (`Curve.smallest`).
-    Faithfulness need not rise with every edge, so a smaller circuit may also do.
+    Faithfulness need not rise with every edge, so a smaller circuit may also do. By positive score only there may be
+    none: the search does not go beyond the edges that have one.
 
     Raises:
         NumericalError: Where whole and ablated model are too close to compare.
     """
-    n_edges = len(request.scores)
-    with prepared(request.config, progress, cancelled, request.rows) as (model, _, dataset):
-        curve = _curve(model, dataset, [replace(request, sizes=(0, *request.sizes, n_edges))], silent, cancelled)[0]
-        steps = Progress(math.ceil(math.log(n_edges, _A_ROUND + 1)), progress, cancelled)
+    sizes = tuple(min(size, request.most) for size in (0, *request.sizes, request.most))
+    with prepared(request.config, progress, cancelled, request.rows) as (model, encoded, dataset):
+        curve = _curve(model, encoded, dataset, [replace(request, sizes=sizes)], silent, cancelled)[0]
+        steps = Progress(math.ceil(math.log(max(request.most, 2), _A_ROUND + 1)), progress, cancelled)
         while True:
             kept = curve.faithfulness >= target
-            if not kept.any():  # not even the whole model, which target > 1 asks for
+            if not kept.any():  # too few positive scores, or not even the whole model, which target > 1 asks for
                 return curve
             high = curve.sizes[int(np.argmax(kept))]
             below = [size for size in curve.sizes if size < high]
@@ -183,9 +227,8 @@ def find_smallest(
             steps.total = max(steps.total, steps.step + 1)
             between = np.geomspace(max(low, 1), high, _A_ROUND + 2)[1:-1].round().clip(low + 1, high - 1)
             sizes = tuple(sorted(set(between.astype(int).tolist())))
-            curve = curve.with_points(
-                _curve(model, dataset, [replace(request, sizes=sizes)], silent, cancelled)[0].points
-            )
+            more = _curve(model, encoded, dataset, [replace(request, sizes=sizes)], silent, cancelled)[0]
+            curve = curve.with_points(more.points)
             steps.advance(f"between {low:,} and {high:,} edges")
 
 
@@ -195,20 +238,33 @@ _A_ROUND = 4
 
 @dataclass(frozen=True)
 class StabilityRequest:
-    """A run whose prompts are drawn anew `n_resamples` times."""
+    """A run whose prompts are drawn anew `n_resamples` times, for circuits of up to `most` edges."""
 
     config: RunConfig
-    sizes: tuple[int, ...]
+    most: int
     importance: Importance = "absolute"
     n_resamples: int = 200
     seed: int = 0
 
 
-def edge_stability(
-    request: StabilityRequest, *, progress: Report = silent, cancelled: Cancelled = never
-) -> dict[int, dict[int, float]]:
-    """For every size, in which share of the bootstrap's draws of prompts an edge is among that many strongest; edges
-    that never are, are left out.
+NO_EDGE = -1
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The strongest edges of every draw of the prompts, in order; `NO_EDGE` where fewer have a positive score."""
+
+    strongest: Int32[np.ndarray, "draws most"]
+
+    def among(self, n: int) -> dict[int, float]:
+        """In which share of the draws an edge is among the `n` strongest; edges that never are, are left out."""
+        edges, counts = np.unique(self.strongest[:, :n], return_counts=True)
+        shares = counts / len(self.strongest)
+        return {edge: share for edge, share in zip(edges.tolist(), shares.tolist(), strict=True) if edge != NO_EDGE}
+
+
+def edge_stability(request: StabilityRequest, *, progress: Report = silent, cancelled: Cancelled = never) -> Stability:
+    """The strongest edges of each of the bootstrap's draws of prompts.
 
     Scores per prompt cost one attribution; each draw is then a weighted mean of them.
     """
@@ -220,15 +276,11 @@ def edge_stability(
         by_prompt = prompt_scores(model, loader, request.config.method, progress, cancelled)
         flat = np.concatenate([part.flatten(1).numpy() for part in by_prompt.values()], axis=1)
     weights = resamples(len(flat), request.n_resamples, request.seed).astype(np.float32)
-    counts = {size: np.zeros(flat.shape[1], dtype=np.int64) for size in request.sizes}
     steps = Progress(len(weights), progress, cancelled)
-    for number, weight in enumerate(weights, start=1):
+    strongest = np.full((len(weights), min(request.most, flat.shape[1])), NO_EDGE, dtype=np.int32)
+    for number, weight in enumerate(weights):
         steps.check()
-        order = top_edges(weight @ flat, max(request.sizes), request.importance)
-        for size, count in counts.items():
-            count[order[:size]] += 1
-        steps.advance(f"draw {number} of {len(weights)}")
-    return {
-        size: {edge: float(count[edge]) / len(weights) for edge in np.flatnonzero(count).tolist()}
-        for size, count in counts.items()
-    }
+        order = top_edges(weight @ flat, strongest.shape[1], request.importance)
+        strongest[number, : len(order)] = order
+        steps.advance(f"draw {number + 1} of {len(weights)}")
+    return Stability(strongest)

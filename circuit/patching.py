@@ -130,16 +130,19 @@ def circuit_outputs(
     reverse_clean_corrupt: bool,
     steps: Progress,
     read: Callable[[PromptPairBatch, int, Float[Tensor, "batch d_vocab"]], Tensor],
+    *,
+    means_of: PromptDataLoader | None = None,
 ) -> Iterator[list[Tensor]]:
     """For every batch, what `read(batch, number of the circuit, logits)` makes of every circuit's logits, in the
     circuits' order.
 
-    `steps` advances by one for each of them. Raises as `run_circuits` does.
+    `steps` advances by one for each of them. `means_of` are the prompts that an ablation takes its means over the
+    dataset from, if not those of `loader`. Raises as `run_circuits` does.
     """
     for kept in circuits:
         if kept.shape != (model.graph.n_edges,):
             raise OptionError(f"A circuit must be a bool array of {model.graph.n_edges} edges, not {list(kept.shape)}.")
-    ablation = Ablation(model, loader, ablation_type, steps)
+    ablation = Ablation(model, means_of or loader, ablation_type, steps)
     clean_in = (patch_type is PatchType.TREE_PATCH) != reverse_clean_corrupt
     given: CleanCorrupt = "clean" if clean_in else "corrupt"
     patched_in: CleanCorrupt = "corrupt" if clean_in else "clean"

@@ -1,6 +1,6 @@
 """From scores to a circuit: which edges are kept, which of them matter, and the result as a networkx graph.
 
-    Importance       what makes an edge important: its absolute score, or its score where that is positive
+    Importance       what makes an edge important: its absolute score, or the score itself, with its sign or if positive
     top_edges        the n most important edges
     edges_above      the edges whose importance reaches a threshold
     edges_for_share  the fewest edges that hold a share of the total importance
@@ -16,9 +16,10 @@
     edge_table(graph, flat, edges).head()
     nx.write_graphml(circuit_graph(graph, edges, flat), "circuit.graphml")
 
-Importance is the absolute score, as in Syed et al. 2023 (https://arxiv.org/abs/2310.10348), unless `"positive"` is
-asked for: then edges whose ablation helps the task are never chosen. Everything works on edge indices (see
-`circuit.graph`); only `circuit_graph` makes objects, for the few edges that a person looks at.
+Importance is the absolute score, as in Syed et al. 2023 (https://arxiv.org/abs/2310.10348), unless another is asked
+for. By `"positive"` edges whose ablation helps the task are never chosen; by `"signed"` they come last, those that
+hinder most at the very end. Everything works on edge indices (see `circuit.graph`); only `circuit_graph` makes objects,
+for the few edges that a person looks at.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ from jaxtyping import Bool, Float, Int
 from circuit.errors import NumericalError, OptionError
 from circuit.graph import EdgeGraph, Node
 
-Importance = Literal["absolute", "positive"]
-"""By which number edges are chosen: `|score|`, or `score` where it is positive (ablating the edge hurts the task)."""
+Importance = Literal["absolute", "positive", "signed"]
+"""By which number edges are chosen: `|score|`; `score` where it is positive (ablating the edge hurts the task); or
+`score`, the largest first and the negative ones after all others."""
 
-IMPORTANCE_WORDS: dict[Importance, str] = {"absolute": "absolute score", "positive": "positive score only"}
+IMPORTANCE_WORDS: dict[Importance, str] = {
+    "absolute": "absolute score",
+    "positive": "positive score only",
+    "signed": "signed score",
+}
 
 INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": "input", "Final": "input"}
 """What an edge's `input` is called in a sentence."""
@@ -51,7 +57,7 @@ def top_edges(
 ) -> Int[np.ndarray, " n_chosen"]:
     """The `n` most important edges, strongest first; of equal ones, the lower index first.
 
-    By absolute score there are always `n` of them; by positive score only, no more than have one.
+    There are always `n` of them, except by positive score only: then no more than have one.
 
     Raises:
         OptionError: When `n` is negative, or more than there are edges.
@@ -62,13 +68,17 @@ def top_edges(
         raise OptionError(
             f"A circuit of this model has between 0 and {len(strength):,} edges, and {n:,} were asked for."
         )
-    if importance == "positive":
-        n = min(n, int((strength > 0).sum()))
+    n = min(n, n_rankable(scores, importance))
     if n == 0:
         return np.empty(0, dtype=np.int64)
     # Everything that ties with the n-th strongest is sorted too, so that ties go by index.
     weakest = np.partition(strength, len(strength) - n)[len(strength) - n]
     return _strongest_first(strength, np.flatnonzero(strength >= weakest))[:n]
+
+
+def n_rankable(scores: Float[np.ndarray, " n_edges"], importance: Importance = "absolute") -> int:
+    """How many edges a circuit can have: all, or by positive score only those that have one."""
+    return int((np.asarray(scores) > 0).sum()) if importance == "positive" else len(scores)
 
 
 def edges_above(
@@ -92,13 +102,15 @@ def edges_above(
 def edges_for_share(
     scores: Float[np.ndarray, " n_edges"], share: float, importance: Importance = "absolute"
 ) -> Int[np.ndarray, " n"]:
-    """The fewest edges whose importance adds up to `share` of the total of all edges, strongest first.
+    """The fewest edges whose importance adds up to `share` of the total, strongest first.
+
+    The total is that of all absolute scores; by positive or signed score, that of the positive ones.
 
     Raises:
         OptionError: When the share is not between 0 and 1.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores, importance)
+    strength = _strength(scores, "positive" if importance == "signed" else importance)
     if not 0 <= share <= 1:
         raise OptionError(f"The share of the total score must lie between 0 and 1; it is {share}.")
     order = _strongest_first(strength, np.flatnonzero(strength))
@@ -130,9 +142,11 @@ def edge_ranks(scores: Float[np.ndarray, " n_edges"]) -> Int[np.ndarray, " n_edg
 
 def _strength(scores: np.ndarray, importance: Importance = "absolute") -> np.ndarray:
     if importance not in get_args(Importance):
-        raise OptionError(f"importance must be 'absolute' or 'positive', and is {importance!r}.")
+        raise OptionError(f"importance must be 'absolute' or 'positive' or 'signed', and is {importance!r}.")
     values = np.asarray(scores)
-    strength = np.abs(values) if importance == "absolute" else np.maximum(values, 0)
+    strength = values
+    if importance != "signed":
+        strength = np.abs(values) if importance == "absolute" else np.maximum(values, 0)
     if not np.isfinite(strength).all():
         bad = int((~np.isfinite(strength)).sum())
         raise NumericalError(f"{bad:,} of {strength.size:,} scores are not finite, so edges cannot be put in order.")

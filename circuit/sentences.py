@@ -2,6 +2,7 @@
 
     edge_words    what an edge is: "head 5 of layer 4 writes into the query input of head 1 in layer 6"
     effect_words  what its score says, and what ablating it really did
+    score_is      what the scores of a method are, as an estimate of that
     node_words    what a node of the circuit graph is
 
 Markdown characters in tokens are escaped: what these functions return may stand on a page.
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuit.graph import EdgeGraph, Node
+from circuit.method import Method
 from circuit.pruning import INPUT_WORDS, input_of
 
 
@@ -32,15 +34,45 @@ def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
     return words
 
 
-def effect_words(score: float, effect: float | None = None) -> str:
-    """What the score says of ablating the edge, and what was measured, where it was."""
-    words = f"ablating this edge {'raises' if score >= 0 else 'lowers'} the loss by about {abs(score):.3g} (score)"
+def score_is(method: Method) -> str:
+    """What a score is of the loss, as a function of how far edges are ablated."""
+    if method.mask_val is None:
+        return "mean slope of the loss while all edges are ablated together"
+    if method.mask_val == 0:
+        return "linear estimate"
+    return f"slope of the loss where all edges are ablated by {method.mask_val:g}"
+
+
+_NO_CHANGE = 1e-3
+"""Of the score: a smaller effect has no sign to speak of."""
+
+_ROUNDING = 1e-6
+"""An effect as small may be float32's rounding of the loss."""
+
+
+def effect_words(score: float, effect: float | None = None, method: Method | None = None) -> str:
+    """What the score says of ablating the edge, and what was measured, where it was.
+
+    Only a gradient at the untouched model, which is what `method` is if it is not given, is an estimate of what
+    ablating this edge alone does; that of another is called what it is.
+    """
+    change = "raises" if score > 0 else "lowers"
+    if method is not None and method.mask_val != 0:
+        words = f"its score is {score:+.3g}, the {score_is(method)}: ablating it {change} the loss"
+    else:
+        words = f"ablating this edge {change} the loss by about {abs(score):.3g} (score)"
+    if score == 0:
+        words = "its score is 0: ablating this edge should leave the loss as it is"
     if effect is None:
         return words
-    if (score >= 0) == (effect >= 0):
+    if abs(effect) < max(_ROUNDING, _NO_CHANGE * abs(score)):
+        return f"{words}; really ablating it leaves the loss as it is"
+    changed = "raised" if effect > 0 else "lowered"
+    if score == 0:
+        return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}"
+    if (score > 0) == (effect > 0):
         return f"{words}; measured by really ablating it: {abs(effect):.3g}"
-    change = "raised" if effect > 0 else "lowered"
-    return f"{words}; really ablating it {change} the loss by {abs(effect):.3g}: the score has the wrong sign"
+    return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}: the score has the wrong sign"
 
 
 def node_words(node: Mapping[str, Any], shape: Mapping[str, Any], tokens: Sequence[str] = ()) -> str:

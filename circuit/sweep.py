@@ -110,7 +110,9 @@ def run_one(request: OneRun, *, progress: Report = silent, cancelled: Cancelled 
     run = attribute(request.config, progress=progress, cancelled=cancelled)
     size = max(round(request.share * run.graph.n_edges), 1)
     rows = tuple(run.held_out_rows or run.used_rows)
-    circuit = MeasureRequest(run.config, run.scores, (size,), ablation_type=request.ablation, rows=rows)
+    circuit = MeasureRequest(
+        run.config, run.scores, (size,), drop_dead_ends=True, ablation_type=request.ablation, rows=rows
+    )
     return run, measure(circuit, progress=silent, cancelled=cancelled)
 
 

@@ -333,15 +333,27 @@ def prepared(
         dataset = encoded.dataset(config.split(encoded.usable)[0] if rows is None else rows)
         check_answers(dataset, config.method.answer_function)
         if config.keep_positions:
-            lengths = dataset.lengths
-            for row, length in zip(dataset.numbers, lengths, strict=True):
-                if length != lengths[0]:
-                    raise PromptError(
-                        f"Row {row} has {length} tokens and row {dataset.numbers[0]} has {lengths[0]}: token "
-                        "positions can be kept apart only where all prompts have the same number of tokens."
-                    )
-            model = model.with_seq_len(lengths[0])
+            # Held-out pairs too: circuits are measured on them, edge by edge of the scored ones' positions.
+            check_one_length(
+                [encoded.dataset(some) for some in config.split(encoded.usable) if some],
+                "token positions can be kept apart only where all prompts, held-out ones included, have the same "
+                "number of tokens.",
+            )
+            model = model.with_seq_len(dataset.lengths[0])
         yield model, encoded, dataset
+
+
+def check_one_length(datasets: Sequence[PromptDataset], why: str) -> None:
+    """Nothing where all prompts of all the datasets have as many tokens.
+
+    Raises:
+        PromptError: With the first row that has not, and `why` that matters.
+    """
+    lengths = [pair for dataset in datasets for pair in zip(dataset.numbers, dataset.lengths, strict=True)]
+    first, wanted = lengths[0]
+    for row, length in lengths:
+        if length != wanted:
+            raise PromptError(f"Row {row} has {length} tokens and row {first} has {wanted}: {why}")
 
 
 def _bos(model: PatchableModel, request: CheckRequest | RunConfig) -> bool:

@@ -16,6 +16,7 @@ from circuit.plots.numbers import Reduce
 from circuit.pruning import edge_table
 from circuit.runs import Run
 from circuit.selection import strongest_of
+from circuit.sentences import score_is
 from circuit.ui import address, page, session, share
 from circuit.ui.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.filters import edge_filter
@@ -67,7 +68,13 @@ def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) ->
             st.info("**Click a cell** of the map to see its edges here, one by one.", icon=":material/ads_click:")
         else:
             destination, source = block
-            st.markdown(f"**{source} → {destination}** · click a cell to read about its edge")
+            summed = run.graph.seq_len is not None and position is None
+            how = (
+                "choose a token position to read about single edges"
+                if summed
+                else "click a cell to read about its edge"
+            )
+            st.markdown(f"**{source} → {destination}** · {how}")
             figure = block_heatmap(
                 run.graph, run.scores, destination, source, caption=caption, reduce="signed_sum", position=position,
                 kept=kept, chosen=edge, dark=page.is_dark(), width=RIGHT,
@@ -144,8 +151,9 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
     strongest = [int(edge) for edge in shown[:MEASURED]]
     if missing := tuple(edge for edge in strongest if edge not in effects):
         st.markdown(
-            f"A score is a linear estimate. Ablating the {len(strongest)} strongest edges one at a time, on the run's "
-            f"{len(run.used_rows)} prompt pairs, shows how far to trust it."
+            f"A score is not a measurement: it is the {score_is(run.config.method)}. Ablating the "
+            f"{len(strongest)} strongest edges one at a time, on the run's {len(run.used_rows)} prompt pairs, "
+            "shows how far to trust it."
         )
         label = f"Measure {len(missing)} edges"
         st.button(
@@ -155,7 +163,10 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
     there = {edge: effects[edge] for edge in strongest if edge in effects}
     if there:
         st.markdown(f"Of the edges measured, {trust(run.scores, there)}")
-        figure = effect_scatter(run.graph, run.scores, there, caption=caption, dark=page.is_dark(), width=WIDE)
+        figure = effect_scatter(
+            run.graph, run.scores, there, caption=caption, score_is=score_is(run.config.method), dark=page.is_dark(),
+            width=WIDE,
+        )  # fmt: skip
         st.plotly_chart(
             figure, key=f"effects-chart-{run.id}", on_select="rerun", selection_mode="points",
             alt=f"Measured effect against score of {len(there)} edges; {trust(run.scores, there)} {caption}",

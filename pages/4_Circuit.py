@@ -76,7 +76,7 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     looked = st.query_params.get("look")
     height = min(layout.height + 90, 720)
     graph_view.show(svg, height=height, picked=looked, file_name=name, key=f"graph-{run.id}", on_click=look_at)
-    st.caption(reading(run, choice))
+    st.caption(reading(run, choice, len(live)))
     stable_at, export_at = st.columns([3, 1], vertical_alignment="center")
     with stable_at:
         stability.toggle(run, choice)
@@ -99,14 +99,15 @@ def question(run: Run) -> None:
     )
 
 
-def reading(run: Run, choice: Choice) -> str:
+def reading(run: Run, choice: Choice, n_live: int) -> str:
     """How to read the picture, for whoever sees it first."""
-    rest, ablation = run.graph.n_edges - choice.n, run.config.method.ablation_type
+    rest = run.graph.n_edges - (n_live if choice.drop_dead_ends else choice.n)
+    others, ablation = "edges and dead ends" if choice.drop_dead_ends else "edges", run.config.method.ablation_type
     instead = "what they would carry on the corrupt prompt" if ablation is AblationType.RESAMPLE else f"the {ablation}"
     return (
         "**Read it upwards**: the prompt comes in at the bottom, heads (ellipses) carry information between its words, "
         "MLPs (boxes) work on each word, and the next word is read off at the top. The thicker a line, the larger its "
-        f"score; blue helps the task, orange works against it. The other {rest:,} edges carry {instead}. "
+        f"score; blue helps the task, orange works against it. The other {rest:,} {others} carry {instead}. "
         "**Click** a part to read about it, hover to single it out, zoom with Ctrl and scroll, drag to move."
     )
 
@@ -121,7 +122,7 @@ def links(drawn: nx.MultiDiGraph) -> int:
 
 
 def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption: str, name: str) -> None:
-    snippet = export.python_snippet(run, choice.n, choice.importance)
+    snippet = export.python_snippet(run, choice.n, choice.importance, choice.drop_dead_ends)
     files: dict[str, tuple[Callable[[], str | bytes], str, str, str]] = {
         "Picture, SVG": (
             lambda: svg.encode(), f"{name}.svg", "image/svg+xml", "For papers and slides; sharp at any size.",

@@ -162,12 +162,14 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
         if (found := job_panel.follow(slot)) is not None:
             session.keep_curve(run, setting.key, found)
         curve = session.curves(run).get(setting.key)
-        if curve is None or not set(curve_sizes(run.graph.n_edges)) <= set(curve.sizes):
+        if curve is None or not curve.is_benchmark:
             missing[letter] = run
         elif curve.too_close:
             st.warning(f"**{letter}**: {curve.too_close} {explain.more('faithfulness')}")
         else:
             curves[letter] = curve
+            if curve.uncertain:
+                st.warning(f"**{letter}**: {curve.uncertain} {explain.more('interval')}")
     if missing:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
         label = f"Measure {len(missing)} curve{'s' if len(missing) > 1 else ''}"
@@ -186,7 +188,8 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
     if curves:
         caption = (
             "Each run's circuits by absolute score, without dead ends, on its own prompts (held-out ones where there "
-            "are any), with its own ablation and answer function."
+            "are any), with its own ablation and answer function. CPR: area under the curve over the benchmark's "
+            "shares of edges; the benchmark itself takes it by signed score."
         )
         figure = faithfulness_lines(
             {f"{letter}, CPR {curve.cpr:.2f}": curve for letter, curve in curves.items()}, n, caption=caption,
@@ -197,7 +200,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
 
 def curve_of(run: Run) -> tuple[Setting, str]:
     """What is measured of a run, and the slot of its job: those of 4 · Circuit as it starts."""
-    setting = Setting(bool(run.held_out_rows), "absolute", True)
+    setting = Setting(bool(run.held_out_rows), "absolute", True, run.config.method.ablation_type)
     return setting, f"compare-{run.id}-{setting.key}"
 
 

@@ -101,6 +101,15 @@ def test_layers_that_a_circuit_does_not_use_take_little_room() -> None:
     assert thin.node_height > full.node_height
 
 
+def test_a_score_of_zero_is_neither_drawn_nor_said_to_be_positive() -> None:
+    scores = np.zeros(SMOL.n_edges, dtype=np.float32)
+    drawn = circuit_graph(SMOL, top_edges(scores, 3), scores)
+    picture = graph_svg(drawn, circuit_layout(drawn), caption="", dark=False)
+    assert "score 0" in picture
+    assert "score > 0" not in picture
+    assert "hurts the task" not in picture
+
+
 # --- the picture ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from circuit.graph import EdgeGraph
 from circuit.method import AblationType, Method
 from circuit.presets import PRESETS
 from circuit.prompts import PromptPair, PromptSet
-from circuit.pruning import circuit_graph, top_edges
+from circuit.pruning import circuit_graph, live_edges, top_edges
 from circuit.runs import Baseline, Run, RunConfig
 from circuit.tasks import attribute
 
@@ -118,6 +119,17 @@ def test_the_script_computes_the_same_scores_again(method: Method) -> None:
     assert again.config == config
     np.testing.assert_allclose(again.scores, run.scores, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(left["edges"], top_edges(run.scores, 17, "positive"))
+
+
+def test_the_script_keeps_dead_ends_where_they_are_kept() -> None:
+    run = attribute(RunConfig("teaching", PRESETS["teaching-ioi"].prompts))
+    n = next(n for n in range(5, 60) if len(live_edges(run.graph, top_edges(run.scores, n))) < n)
+    for drop, kept in ((True, live_edges(run.graph, top_edges(run.scores, n))), (False, top_edges(run.scores, n))):
+        script = python_snippet(run, n, drop_dead_ends=drop)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(compile(script, "snippet.py", "exec"), {"__name__": "__main__"})
+        assert len(said.getvalue().strip().splitlines()) == len(kept) + 2  # the caption and the table's head
 
 
 def test_the_script_runs_as_a_file_and_prints_the_circuit(tmp_path: Path) -> None:

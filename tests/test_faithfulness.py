@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuit.errors import NumericalError
-from circuit.faithfulness import CURVE_SHARES, Curve, Measured, curve_sizes, resamples
+from circuit.faithfulness import CURVE_SHARES, Curve, Measured, cmd, cpr, curve_sizes, resamples
 
 
 def measured(n_edges: int, *values: float) -> Measured:
@@ -53,11 +53,33 @@ def test_sizes_are_the_benchmarks() -> None:
     assert curve_sizes(262) == (0, 1, 2, 5, 13, 26, 52, 131, 262)
 
 
+def test_in_a_small_model_several_shares_have_one_circuit_and_the_axis_keeps_the_shares() -> None:
+    """A model of 262 edges, f = sqrt(edges / 262): 0.1 and 0.2 % of them are the empty circuit, 0.5 % are 1 edge."""
+    kept = [0, 1, 2, 5, 13, 26, 52, 131, 262]
+    points = tuple(measured(n, 5 * (n / 262) ** 0.5 - 1) for n in kept)
+    found = Curve((*points, measured(100, 9.0)), measured(262, 4.0), measured(0, -1.0))  # 100 is none of the sizes
+    assert found.is_benchmark
+    shares = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    f = [(n / 262) ** 0.5 for n in (0, 0, 1, 2, 5, 13, 26, 52, 131, 262)]
+    area = sum((b - a) * (x + y) / 2 for a, b, x, y in zip(shares, shares[1:], f, f[1:], strict=False))
+    assert found.cpr == pytest.approx(area, rel=1e-5)
+    assert found.cpr == pytest.approx(0.65815, abs=1e-5)
+    assert found.cmd == pytest.approx(0.999 - area, rel=1e-5)  # f is nowhere above 1
+    assert not curve((10, 1.0), (1000, 4.0)).is_benchmark
+
+
+def test_the_summary_numbers_of_shares_and_faithfulness() -> None:
+    assert cpr([0, 0.5, 1], [0, 0.5, 1.5]) == pytest.approx(0.125 + 0.5)
+    assert cmd([0, 0.5, 1], [0, 0.5, 1.5]) == pytest.approx(0.375 + 0.25)
+
+
 def test_the_smallest_size_that_keeps_enough() -> None:
     found = curve((10, 0.0), (20, 3.5), (50, 3.4), (1000, 4.0))
     assert found.smallest(0.9) == 20
     assert found.smallest(0.95) == 1000
     assert found.smallest(1.1) is None
+    assert found.smallest(0.9, most=20) == 20
+    assert found.smallest(0.95, most=50) is None
 
 
 @pytest.mark.parametrize("ablated", [(4.0, -4.0), (4.0, -4.0001), (-4.0, 4.0)])
@@ -68,6 +90,34 @@ def test_no_share_is_given_where_whole_and_ablated_model_do_equally_well(ablated
     assert "do equally well on average" in found.too_close
     with pytest.raises(NumericalError, match="nothing that a circuit could keep"):
         _ = found.faithfulness
+
+
+def test_no_share_is_given_of_a_difference_that_may_be_rounding() -> None:
+    """Three equal pairs: their mean is each of them but for the last bit, and all differences agree."""
+    whole, ablated = measured(262, *[3.4157] * 3), measured(0, *[3.4157 - 9.5e-7] * 3)
+    found = Curve((measured(10, *[3.4157] * 3),), whole, ablated)
+    assert found.too_close is not None
+    assert "may be rounding" in found.too_close
+    small = Curve((measured(10, 2e-6),), measured(262, 4e-6), measured(0, 1e-6))  # small numbers are none for that
+    assert small.too_close is None
+
+
+def test_it_is_said_where_other_draws_would_turn_the_difference_round() -> None:
+    generator = np.random.default_rng(0)
+    ablated = measured(0, *np.zeros(20))
+    noisy = Curve((), measured(9, *generator.normal(0.2, 2, 20)), ablated)
+    assert noisy.too_close is None
+    assert "0 in this 95 % interval" in (noisy.uncertain or "")
+    assert Curve((), measured(9, *generator.normal(4, 1, 20)), ablated).uncertain is None
+
+
+def test_accuracy_is_over_the_prompts_that_have_wrong_answers() -> None:
+    found = measured(5, 1.0, 2.0, -1.0)
+    found.right[0] = np.nan
+    assert found.accuracy == 0.5
+    assert found.n_judged == 2
+    found.right[:] = np.nan
+    assert np.isnan(found.accuracy)
 
 
 def test_the_interval_is_that_of_prompts_drawn_again() -> None:

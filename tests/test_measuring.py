@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from circuit import teaching
 from circuit.dataset import PromptDataLoader
-from circuit.errors import JobCancelled, NumericalError
+from circuit.errors import JobCancelled, NumericalError, PromptError
 from circuit.faithfulness import curve_sizes
 from circuit.measuring import (
     MeasureRequest,
@@ -22,7 +25,7 @@ from circuit.measuring import (
 from circuit.method import AblationType, Method, PatchType
 from circuit.patching import run_circuits
 from circuit.presets import PRESETS
-from circuit.prompts import encode
+from circuit.prompts import PromptSet, encode
 from circuit.pruning import top_edges
 from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute, models
@@ -77,9 +80,60 @@ def test_a_point_is_what_the_circuits_logits_say(run: Run, request_: MeasureRequ
         assert point.divergence[i] == pytest.approx(float(divergence), abs=1e-4)
 
 
+class Plain:
+    """The teaching model as Hugging Face loads it: nothing of ours is between its weights and these logits."""
+
+    def __init__(self, prompts: PromptSet) -> None:
+        self.hf = AutoModelForCausalLM.from_pretrained(teaching.FOLDER, dtype=torch.float32).eval()
+        with models().use("teaching", "cpu", "float32") as model:
+            self.prompts = encode(prompts, model.tokenizer, model.prepend_bos, model.n_ctx)
+
+    @torch.no_grad()
+    def streams(self, side: str, row: int) -> torch.Tensor:
+        """What the final norm reads, at every position of a prompt: [pos, d_model]."""
+        found: list[torch.Tensor] = []
+        hook = self.hf.transformer.ln_f.register_forward_pre_hook(lambda module, args: found.append(args[0][0]))
+        self.hf(input_ids=torch.tensor([getattr(self.prompts, side)[row]]))
+        hook.remove()
+        return found[0]
+
+    @torch.no_grad()
+    def values(self, rows: Sequence[int], streams: Sequence[torch.Tensor]) -> list[float]:
+        """Right minus wrong logits of the rows, from the stream at each one's last token."""
+        logits = [self.hf.lm_head(self.hf.transformer.ln_f(stream)) for stream in streams]
+        answers, wrong = self.prompts.answers, self.prompts.wrong_answers
+        return [float(of[answers[row]].mean() - of[wrong[row]].mean()) for of, row in zip(logits, rows, strict=True)]
+
+    def whole(self, rows: Sequence[int]) -> list[float]:
+        return self.values(rows, [self.streams("clean", row)[-1] for row in rows])
+
+    def ablated(self, rows: Sequence[int], ablation: AblationType, scored: Sequence[int], batch: int) -> list[float]:
+        """With every edge ablated the final norm reads the ablation of what it reads in the plain model."""
+        return self.values(rows, self._replaced(rows, ablation, scored, batch))
+
+    def _replaced(
+        self, rows: Sequence[int], ablation: AblationType, scored: Sequence[int], batch: int
+    ) -> list[torch.Tensor]:
+        corrupt = [self.streams("corrupt", row) for row in rows]
+        if ablation is AblationType.RESAMPLE:
+            return [stream[-1] for stream in corrupt]
+        if ablation is AblationType.ZERO:  # what no source writes is left: the attention's output biases
+            return [torch.stack([block.attn.c_proj.bias for block in self.hf.transformer.h]).sum(0)] * len(rows)
+        if ablation.averages_dataset:
+            sides = [side for side in ("clean", "corrupt") if side.upper() in ablation.name.split("_")]
+            return [torch.stack([self.streams(side, row)[-1] for side in sides for row in scored]).mean(0)] * len(rows)
+        batches = [corrupt[start : start + batch] for start in range(0, len(rows), batch)]
+        if ablation is AblationType.BATCH_TOKENWISE_MEAN:
+            return [torch.stack([stream[-1] for stream in some]).mean(0) for some in batches for _ in some]
+        return [torch.cat(some).mean(0) for some in batches for _ in some]
+
+
 def test_the_ends_of_a_curve_are_the_whole_and_the_ablated_model(run: Run, request_: MeasureRequest) -> None:
-    n_edges = run.graph.n_edges
+    n_edges, plain = run.graph.n_edges, Plain(PROMPTS)
     curve = measure(replace(request_, sizes=(0, n_edges)))
+    np.testing.assert_allclose(curve.whole.values, plain.whole(run.held_out_rows), atol=1e-4)
+    fully_ablated = plain.ablated(run.held_out_rows, AblationType.RESAMPLE, run.used_rows, 1)
+    np.testing.assert_allclose(curve.ablated.values, fully_ablated, atol=1e-4)
     np.testing.assert_array_equal(curve.points[0].values, curve.ablated.values)
     np.testing.assert_array_equal(curve.points[1].values, curve.whole.values)
     np.testing.assert_allclose(curve.faithfulness, [0, 1])
@@ -111,10 +165,90 @@ def test_on_this_model_the_strongest_edges_are_enough_and_needed_and_random_ones
     np.testing.assert_array_equal(kept.points[3].values, measure(replace(request_, sizes=(5,))).points[0].values)
 
 
+def test_removing_a_circuit_is_patching_corrupt_activations_onto_its_edges(run: Run, request_: MeasureRequest) -> None:
+    removed = measure(replace(request_, sizes=(30,), direction="remove")).points[0]
+    with models().use("teaching", "cpu", "float32") as model:
+        dataset = encode(PROMPTS, model.tokenizer, model.prepend_bos, model.n_ctx).dataset(run.held_out_rows)
+        scores = {name: torch.from_numpy(part) for name, part in model.graph.unflatten(run.scores).items()}
+        patched, restored = (
+            run_circuits(
+                model, PromptDataLoader(dataset, 3), [30], scores, PatchType.EDGE_PATCH, reverse_clean_corrupt=swapped
+            )[30]
+            for swapped in (True, False)
+        )
+    values = {
+        name: [
+            float(logits[i, right].mean() - logits[i, wrong].mean())
+            for i, (right, wrong) in enumerate(zip(dataset.answers, dataset.wrong_answers, strict=True))
+        ]
+        for name, logits in (("patched", patched), ("restored", restored))
+    }
+    np.testing.assert_allclose(removed.values, values["patched"], atol=1e-4)
+    assert not np.allclose(removed.values, values["restored"], atol=0.5)
+
+
 def test_dead_ends_change_nothing_under_resample_ablation(request_: MeasureRequest) -> None:
     some = replace(request_, sizes=(13, 40))
     with_ends, without = measure(some), measure(replace(some, drop_dead_ends=True))
     np.testing.assert_allclose(with_ends.values, without.values, atol=1e-4)
+
+
+def test_dead_ends_change_something_under_zero_ablation(run: Run, request_: MeasureRequest) -> None:
+    """Of an MLP that reads only zeros there is still what it makes of them, which the final residual reads."""
+    names = [run.graph.edge_name(edge) for edge in range(run.graph.n_edges)]
+    scores = np.zeros(run.graph.n_edges, dtype=np.float32)
+    scores[names.index("Resid Start->Resid End")], scores[names.index("MLP 1->Resid End")] = 2, 1
+    two = replace(request_, scores=scores, sizes=(2,), ablation_type=AblationType.ZERO)
+    with_end, without = measure(two), measure(replace(two, drop_dead_ends=True))
+    assert np.abs(with_end.values - without.values).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def of_one_length() -> Run:
+    """A run on pairs of one length, half of them held out."""
+    lengths = [len(pair.clean.split()) for pair in PROMPTS.pairs]
+    pairs = tuple(pair for pair, length in zip(PROMPTS.pairs, lengths, strict=True) if length == 13)
+    return attribute(RunConfig("teaching", replace(PROMPTS, pairs=pairs), held_out=0.5))
+
+
+def test_means_are_those_of_the_prompts_that_were_scored(of_one_length: Run) -> None:
+    """So what is measured of a pair does not depend on the other pairs measured."""
+    run = of_one_length
+    whole = MeasureRequest(
+        run.config,
+        run.scores,
+        (0, 26),
+        ablation_type=AblationType.TOKENWISE_MEAN_CORRUPT,
+        rows=tuple(run.held_out_rows),
+    )
+    together = measure(whole)
+    for i, row in enumerate(run.held_out_rows):
+        alone = measure(replace(whole, rows=(row,)))
+        np.testing.assert_allclose(alone.values[:, 0], together.values[:, i], atol=1e-4)
+
+
+def test_pairs_that_are_not_as_long_as_those_scored_have_no_means(run: Run) -> None:
+    pairs = tuple(PROMPTS.pairs[row] for row in (0, 2, 4, 5))
+    config = RunConfig("teaching", replace(PROMPTS, pairs=pairs))
+    request = MeasureRequest(config, run.scores, (5,), ablation_type=AblationType.TOKENWISE_MEAN_CLEAN, rows=(0,))
+    with pytest.raises(
+        PromptError, match=r"Row 4 has .* averages each token position over the prompts that were scored"
+    ):
+        measure(request)
+
+
+def test_positions_kept_apart_need_held_out_pairs_of_the_same_length() -> None:
+    pairs = tuple(PROMPTS.pairs[row] for row in (0, 2, 4, 6))
+    config = RunConfig("teaching", replace(PROMPTS, pairs=pairs), held_out=0.25, keep_positions=True)
+    (held_out,) = config.split(range(4))[1]
+    longer = (*pairs[:held_out], PROMPTS.pairs[10], *pairs[held_out + 1 :])
+    other = replace(config, prompts=replace(PROMPTS, pairs=longer))
+    words = f"Row {held_out + 1} has .* held-out ones included"
+    with pytest.raises(PromptError, match=words):
+        attribute(other)
+    run = attribute(config)
+    with pytest.raises(PromptError, match=words):
+        measure(MeasureRequest(other, run.scores, (10,), rows=(held_out,)))
 
 
 def test_by_positive_score_only_no_edge_that_works_against_the_task_is_kept(run: Run, request_: MeasureRequest) -> None:
@@ -124,15 +258,35 @@ def test_by_positive_score_only_no_edge_that_works_against_the_task_is_kept(run:
     assert positive.kept(run.graph, run.graph.n_edges).all()
 
 
+def test_by_positive_score_no_size_is_named_that_it_has_too_few_edges_for(run: Run, request_: MeasureRequest) -> None:
+    few = np.where(np.arange(262) < 6, run.scores.max(), -1).astype(np.float32)
+    positive = replace(request_, scores=few, importance="positive")
+    assert measure(positive).sizes == [0, 1, 2, 5, 6, 262]
+    assert measure(replace(positive, shuffled=0)).sizes == list(request_.sizes)
+    found = find_smallest(positive)
+    assert max(found.sizes) == 6
+    assert found.smallest() is None
+
+
+def test_by_signed_score_the_edges_that_hinder_most_come_last(run: Run, request_: MeasureRequest) -> None:
+    signed = replace(request_, importance="signed")
+    kept = signed.kept(run.graph, 200)
+    assert kept.sum() == 200
+    assert run.scores[kept].min() >= run.scores[~kept].max()
+    assert measure(signed).sizes == list(request_.sizes)
+
+
 @pytest.mark.parametrize("ablation", list(AblationType))
-def test_every_ablation_can_be_measured(request_: MeasureRequest, ablation: AblationType) -> None:
-    if ablation.averages_positions_apart:
-        lengths = [len(pair.clean.split()) for pair in PROMPTS.pairs]
-        rows = tuple(row for row, length in enumerate(lengths) if length == lengths[0])
-        request_ = replace(request_, rows=rows)
-    request_ = replace(request_, config=replace(request_.config, batch_size=4))
-    curve = measure(replace(request_, sizes=(0, 50, 262), ablation_type=ablation))
+def test_every_ablation_can_be_measured(of_one_length: Run, ablation: AblationType) -> None:
+    run = of_one_length
+    config = replace(run.config, batch_size=2)
+    request = MeasureRequest(config, run.scores, (0, 50, 262), ablation_type=ablation, rows=tuple(run.held_out_rows))
+    curve = measure(request)
     assert np.isfinite(curve.values).all()
+    plain = Plain(run.config.prompts)
+    fully_ablated = plain.ablated(run.held_out_rows, ablation, run.used_rows, 2)
+    np.testing.assert_allclose(curve.ablated.values, fully_ablated, atol=1e-4)
+    np.testing.assert_allclose(curve.whole.values, plain.whole(run.held_out_rows), atol=1e-4)
     np.testing.assert_allclose(curve.points[0].values, curve.ablated.values)
     assert not np.allclose(curve.whole.values, curve.ablated.values, atol=1e-2)
 
@@ -167,16 +321,21 @@ def test_measuring_can_be_stopped_and_counts_to_its_total(request_: MeasureReque
 
 
 def test_stability_is_how_often_an_edge_is_among_the_strongest_of_a_draw(run: Run) -> None:
-    found = edge_stability(StabilityRequest(run.config, (10, 262), n_resamples=40))
+    stability = edge_stability(StabilityRequest(run.config, 262, n_resamples=40))
+    found = {n: stability.among(n) for n in (10, 11, 262)}
     assert sum(found[10].values()) == pytest.approx(10)
+    assert sum(found[11].values()) == pytest.approx(11)  # any size, from the same draws
     assert set(found[262].values()) == {1.0}
     assert len(found[262]) == 262
     assert all(found[10][edge] > 0.9 for edge in top_edges(run.scores, 3).tolist())
     assert not set(found[10]) & set(top_edges(run.scores, 200)[-50:].tolist())
+    positive = edge_stability(StabilityRequest(run.config, 262, "positive", n_resamples=5)).among(262)
+    assert all(edge >= 0 for edge in positive)
+    assert len(positive) < 262
 
 
 def test_one_prompt_is_drawn_again_and_again_so_every_edge_is_stable() -> None:
     config = RunConfig("teaching", replace(PROMPTS, pairs=PROMPTS.pairs[:1]), Method())
     run = attribute(config)
-    found = edge_stability(StabilityRequest(config, (20,), n_resamples=5))[20]
+    found = edge_stability(StabilityRequest(config, 20, n_resamples=5)).among(20)
     assert found == dict.fromkeys(top_edges(run.scores, 20).tolist(), 1.0)

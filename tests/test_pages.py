@@ -1102,6 +1102,62 @@ def test_circuits_of_all_sizes_are_measured_shown_and_found_again_after_a_reload
     assert again.metrics()["Smallest that keeps 90%"] == f"{smallest:,} edges"
 
 
+def test_a_size_asked_for_by_the_curve_is_shown_whatever_the_rule(halved: Run, stored: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, rule="Share of total")
+    assert not visitor.at.select_slider
+    visitor.at.session_state["choose_size"] = halved.id, 52  # as a click on a point of the curve does
+    visitor.run()
+    assert visitor.at.select_slider[0].value == 52
+    assert "of 52 edges chosen by absolute score, without dead ends" in visitor.picture()
+    visitor.choose(rule="Share of total")
+    visitor.at.session_state["choose_size"] = stored.id, 26  # of a run that is no longer looked at
+    visitor.run()
+    assert not visitor.at.select_slider
+
+
+def test_the_curve_can_be_measured_with_another_ablation(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="26")
+    visitor.wait(visitor.metrics)
+    visitor.choose(curve_ablation="zero", with_random=False, by="score, signed")
+    visitor.click("Measure all sizes")
+    visitor.wait(lambda: "CPR" in visitor.metrics())
+    curve = measure(
+        MeasureRequest(
+            halved.config, halved.scores, curve_sizes(262), "signed", True, ablation_type=AblationType.ZERO,
+            rows=tuple(halved.held_out_rows),
+        )
+    )  # fmt: skip
+    assert visitor.metrics()["CPR"] == f"{curve.cpr:.3f}"
+    assert "Circuits are by **signed score**" in visitor.words()
+    assert "measured with zero ablation" in str(visitor.figure()["layout"]["annotations"]).replace("<br>", " ")
+
+
+def test_the_smallest_circuit_by_positive_score_may_be_none(stored: Run) -> None:
+    scores = np.where(np.arange(stored.graph.n_edges) < 3, 1, -1).astype(np.float32)
+    few = Run(stored.config, stored.graph, scores, stored.baseline, stored.used_rows)
+    few.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{few.id}.safetensors")
+    visitor = Visitor(CIRCUIT, run=few.id, edges="33", by="score > 0 only")
+    assert "Only 3 edges have a positive score" in visitor.words()
+    visitor.choose(with_random=False)
+    visitor.click("Measure all sizes")
+    visitor.wait(lambda: "CPR" in visitor.metrics())
+    assert visitor.metrics()["CPR"] == "–"
+    assert visitor.metrics()["Smallest that keeps 90%"] == "none by positive score"
+    (line,) = [trace for trace in visitor.figure()["data"] if trace["name"] == "edges by score"]
+    assert line["x"][-2:] == [3, stored.graph.n_edges]
+
+
+def test_a_difference_that_other_prompts_would_turn_round_is_warned_of() -> None:
+    """Four pairs, and three with clean and corrupt prompt swapped: what ablation takes from those it gives to these."""
+    pairs = PRESETS["teaching-ioi"].prompts.pairs[:7]
+    mixed = (*pairs[:4], *(replace(pair, clean=pair.corrupt, corrupt=pair.clean) for pair in pairs[4:]))
+    run = attribute(RunConfig("teaching", PromptSet("mixed", mixed)))
+    run.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{run.id}.safetensors")
+    visitor = Visitor(CIRCUIT, run=run.id, edges="26")
+    visitor.wait(visitor.metrics)
+    assert "with 0 in this 95 % interval" in visitor.words()
+
+
 def test_without_the_circuit_little_is_left(halved: Run) -> None:
     visitor = Visitor(CIRCUIT, run=halved.id, edges="26")
     visitor.wait(visitor.metrics)

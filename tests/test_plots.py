@@ -372,6 +372,17 @@ def test_a_point_of_the_scatter_is_an_edge_that_can_be_picked() -> None:
     assert list(line.x) == list(line.y)
 
 
+def test_the_axis_of_the_scatter_says_what_a_score_is() -> None:
+    of = effect_scatter(SHAPES[0], random_scores(SHAPES[0]), {7: 0.25}, caption=CAPTION, score_is="mean slope")
+    assert of.layout.xaxis.title.text == "score: the mean slope"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_score_of_zero_has_the_colour_of_neither_sign(dark: bool) -> None:
+    palette = PALETTES[dark]
+    assert [palette.by_sign(score) for score in (2, -2, 0)] == [palette.helps, palette.hurts, palette.faint]
+
+
 def test_how_far_scores_agree_with_effects_is_said_in_numbers() -> None:
     scores = np.array([1, 2, -4, 3], dtype=np.float32)
     assert trust(scores, {0: 0.5, 1: 1.0, 2: -2.0}) == (

@@ -19,6 +19,7 @@ from circuit.pruning import (
     edges_above,
     edges_for_share,
     live_edges,
+    n_rankable,
     node_edges,
     top_edges,
 )
@@ -87,6 +88,15 @@ def test_a_share_is_reached_by_the_fewest_edges() -> None:
     assert edges_for_share(np.zeros(3, dtype=np.float32), 0.5).tolist() == []
     with pytest.raises(OptionError, match="between 0 and 1"):
         edges_for_share(scores, 1.5)
+
+
+def test_by_signed_score_edges_go_on_into_the_negative_ones() -> None:
+    scores = np.array([0.5, -2, 1, 0, -1], dtype=np.float32)
+    assert top_edges(scores, 5, "signed").tolist() == [2, 0, 3, 4, 1]
+    assert top_edges(scores, 5, "positive").tolist() == [2, 0]
+    assert edges_above(scores, 0.5, "signed").tolist() == [2, 0]
+    assert edges_for_share(scores, 1, "signed").tolist() == [2, 0]  # of the positive ones' sum
+    assert [n_rankable(scores, by) for by in ("absolute", "positive", "signed")] == [5, 2, 5]
 
 
 def test_a_mask_is_true_for_the_edges_given() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from circuit.graph import EdgeGraph
-from circuit.sentences import edge_words, effect_words, node_words, position_words
+from circuit.method import Method
+from circuit.sentences import edge_words, effect_words, node_words, position_words, score_is
 
 GROUPED = EdgeGraph(3, 6, 2)
 PLAIN = EdgeGraph(3, 4, 4, seq_len=2)
@@ -36,6 +37,29 @@ def test_a_measured_effect_stands_beside_its_estimate() -> None:
         "ablating this edge lowers the loss by about 0.5 (score); really ablating it raised the loss by 0.25: the "
         "score has the wrong sign"
     )
+
+
+@pytest.mark.parametrize("effect", [0.0, 1e-8, -1e-8, 4e-4])
+def test_an_effect_that_is_none_has_no_wrong_sign(effect: float) -> None:
+    words = "ablating this edge lowers the loss by about 0.5 (score); really ablating it leaves the loss as it is"
+    assert effect_words(-0.5, effect) == words
+
+
+def test_a_score_of_zero_has_no_sign() -> None:
+    assert effect_words(0.0) == "its score is 0: ablating this edge should leave the loss as it is"
+    assert effect_words(0.0, 1e-8).endswith("really ablating it leaves the loss as it is")
+    assert effect_words(0.0, -0.2).endswith("really ablating it lowered the loss by 0.2")
+
+
+def test_only_a_gradient_at_the_untouched_model_is_called_an_estimate() -> None:
+    assert effect_words(0.43, method=Method()) == effect_words(0.43)
+    integrated, halfway = Method(mask_val=None, integrated_grad_samples=5), Method(mask_val=0.5)
+    assert effect_words(0.43, 0.39, integrated) == (
+        "its score is +0.43, the mean slope of the loss while all edges are ablated together: ablating it raises the "
+        "loss; measured by really ablating it: 0.39"
+    )
+    assert "slope of the loss where all edges are ablated by 0.5" in effect_words(0.43, method=halfway)
+    assert score_is(Method()) == "linear estimate"
 
 
 def test_a_tokens_markdown_is_only_text() -> None:

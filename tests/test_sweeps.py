@@ -68,8 +68,9 @@ def test_one_run_is_the_attribution_and_the_measured_circuit() -> None:
     np.testing.assert_allclose(run.scores, expected.scores, atol=1e-6)
     n = round(0.2 * run.graph.n_edges)
     measured = MeasureRequest(
-        run.config, expected.scores, (n,), ablation_type=AblationType.ZERO, rows=tuple(expected.held_out_rows)
-    )
+        run.config, expected.scores, (n,), drop_dead_ends=True, ablation_type=AblationType.ZERO,
+        rows=tuple(expected.held_out_rows),
+    )  # fmt: skip
     np.testing.assert_allclose(curve.faithfulness, measure(measured).faithfulness, rtol=1e-4)
 
 

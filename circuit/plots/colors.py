@@ -55,6 +55,10 @@ class Palette:
     helps: str
     hurts: str
 
+    def by_sign(self, score: float) -> str:
+        """The colour of an edge with this score: that of neither sign for 0."""
+        return self.helps if score > 0 else self.hurts if score < 0 else self.faint
+
 
 LIGHT = Palette(
     nodes={

@@ -69,12 +69,14 @@ def effect_scatter(
     effects: Mapping[int, float],
     *,
     caption: str,
+    score_is: str = "linear estimate",
     dark: bool = False,
     width: int = 900,
 ) -> go.Figure:
     """One point an edge: its score, and the measured rise of the loss when it alone is ablated.
 
-    On the line the score is exact. `customdata` is the edge's number, for `circuit.plots.heatmap.picked_edge`.
+    On the line both are equal. `score_is` says what a score is (`circuit.sentences.score_is`).
+    `customdata` is the edge's number, for `circuit.plots.heatmap.picked_edge`.
     """
     edges = list(effects)
     x, y = scores[edges].astype(np.float64), np.array([effects[edge] for edge in edges])
@@ -89,13 +91,13 @@ def effect_scatter(
             go.Scatter(
                 x=x, y=y, mode="markers", name="edge", customdata=[[edge] for edge in edges],
                 text=[graph.edge_label(edge) for edge in edges],
-                marker={"size": 9, "color": [palette.helps if value >= 0 else palette.hurts for value in x]},
+                marker={"size": 9, "color": [palette.by_sign(value) for value in x]},
                 hovertemplate="<b>%{text}</b><br>score %{x:.4g}<br>measured %{y:.4g}<extra></extra>",
             ),
         ]
     )  # fmt: skip
     figure.update_layout(
-        xaxis={"title": {"text": "score: the linear estimate"}, "zeroline": True},
+        xaxis={"title": {"text": f"score: the {score_is}"}, "zeroline": True},
         yaxis={"title": {"text": "measured rise of the loss"}, "zeroline": True},
         hovermode="closest",
         showlegend=False,

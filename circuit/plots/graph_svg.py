@@ -210,9 +210,9 @@ def _edge(
         )
     strength = math.sqrt(data["strength"] / strongest)
     width = 0.8 + 3.8 * strength
-    color = palette.helps if data["score"] >= 0 else palette.hurts
+    color = palette.by_sign(data["score"])
     dash = "" if data["input"] not in _DASHES else f' stroke-dasharray="{_dashes(data["input"], width)}"'
-    effect = "hurts" if data["score"] >= 0 else "helps"
+    effect = "hurts" if data["score"] > 0 else "helps" if data["score"] < 0 else "should not change"
     title = (
         f"{tail} → {INPUT_WORDS[data['input']]} of {tip}: score {data['score']:+.4g}, number {data['rank']:,} of "
         f"{drawn.graph['n_edges']:,} by |score|. Ablating this edge {effect} the task. Click for more."
@@ -318,10 +318,12 @@ def _key(
         meanings = {each.words: each for each in (lines[data["edge"]] for data in scored)}
         for each in sorted(meanings.values(), key=lambda each: -each.width):
             samples.append((line.format(each.color, each.width, f' opacity="{each.opacity}"'), each.words))
-    if lines is None and any(data["score"] >= 0 for data in scored):
+    if lines is None and any(data["score"] > 0 for data in scored):
         samples.append((line.format(palette.helps, 4, ""), "score > 0: ablating it hurts"))
     if lines is None and any(data["score"] < 0 for data in scored):
         samples.append((line.format(palette.hurts, 4, ""), "score < 0: ablating it helps"))
+    if lines is None and any(data["score"] == 0 for data in scored):
+        samples.append((line.format(palette.faint, 2, ""), "score 0"))
     parts, x, y = [], 8.0, 13
     for sample, word in samples:
         need = 30 + _CHARACTER * len(word) + 10

@@ -2,6 +2,7 @@
 
 Choice     the circuit: its edges, and how they were chosen
 choose     draw the controls, read them
+show_size  show the circuit of another size, from elsewhere on the page
 reference  the circuit whose layers get room in the layout
 """
 
@@ -28,7 +29,7 @@ from circuit.runs import Run
 from circuit.ui import address, explain
 
 RULES = ("Number of edges", "Score at least", "Share of total")
-IMPORTANCE: dict[str, Importance] = {"|score|": "absolute", "score > 0 only": "positive"}
+IMPORTANCE: dict[str, Importance] = {"|score|": "absolute", "score > 0 only": "positive", "score, signed": "signed"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ class Choice:
 
     @property
     def words(self) -> str:
-        return f"{self.n:,} edges chosen by {IMPORTANCE_WORDS[self.importance]}"
+        return f"{self.n:,} edges chosen by {IMPORTANCE_WORDS[self.importance]}, {dead_end_words(self.drop_dead_ends)}"
+
+
+def dead_end_words(dropped: bool) -> str:
+    return "without dead ends" if dropped else "dead ends included"
 
 
 def sizes(n_edges: int) -> list[int]:
@@ -68,11 +73,14 @@ def default_size(run: Run) -> int:
 
 def strongest_first(run: Run, importance: Importance) -> np.ndarray:
     """What `top_edges` chooses from, as the run has sorted it once."""
+    if importance == "signed":
+        return np.argsort(-run.scores, kind="stable")
     return run.order if importance == "absolute" else run.order[run.scores[run.order] > 0]
 
 
 def choose(run: Run) -> Choice:
     """The controls in one row."""
+    take_size(run)
     rule_at, first, second, by_at, dead_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
     address.chosen("rule", RULES)
     rule = rule_at.selectbox(
@@ -83,13 +91,14 @@ def choose(run: Run) -> Choice:
     address.chosen("by", IMPORTANCE)
     by = by_at.selectbox(
         "Ranked by", list(IMPORTANCE), key="by", bind="query-params", persist_state="session",
-        help="|score| keeps edges that help and edges that hinder; score > 0 keeps only those whose ablation hurts the "
-        "task.",
+        help="|score| takes edges that help and edges that hinder, the strongest first. score > 0 takes only those "
+        "whose ablation hurts the task. Signed goes on from these into the negative ones, the strongest last.",
     )  # fmt: skip
     drop = dead_at.toggle(
         "Drop dead ends", True, key="dead_ends", bind="query-params", persist_state="session",
-        help="Leaves out edges that no path connects from the embedding to the final residual: they cannot carry "
-        f"anything to the answer. {explain.more('dead-end')}",
+        help="Leaves out edges that no path connects from the embedding to the final residual. Under resample ablation "
+        "that changes nothing in what the circuit does; under zero and mean ablation it can. "
+        f"{explain.more('dead-end')}",
     )  # fmt: skip
     importance = IMPORTANCE[by]
     if rule == "Number of edges":
@@ -99,19 +108,32 @@ def choose(run: Run) -> Choice:
     else:
         percent = first.slider(
             "Percent of the total", 0.0, 100.0, 50.0, 0.5, key="share", bind="query-params", persist_state="session",
-            help="Keeps the fewest edges whose scores add up to this share of all scores' absolute sum.",
+            help="Keeps the fewest edges whose scores add up to this share of the total: of all scores' absolute sum "
+            "by |score|, and of the positive scores' sum by the two others.",
         )  # fmt: skip
         edges = edges_for_share(run.scores, percent / 100, importance)
     if rule != "Number of edges":
         second.markdown(f"**{len(edges):,}** edges")
+    elif len(edges) < st.session_state["edges"]:
+        st.caption(f"Only {len(edges):,} edges have a positive score: the circuit is all of these.")
     return Choice(edges, importance, bool(drop))
+
+
+def show_size(run: Run, n: int) -> None:
+    """Show the circuit of n edges of this run: at the next run of the page, before its widgets are drawn."""
+    st.session_state["choose_size"] = run.id, n
+
+
+def take_size(run: Run) -> None:
+    """The size that `show_size` asked for, whatever rule the circuit was chosen by until now."""
+    run_id, n = st.session_state.pop("choose_size", ("", 0))
+    if run_id == run.id and 1 <= n <= run.graph.n_edges:
+        st.session_state["rule"], st.session_state["edges"] = RULES[0], n
 
 
 def by_number(run: Run, slider_at: DeltaGenerator, exact_at: DeltaGenerator) -> int:
     """A logarithmic slider, and beside it the exact number."""
     n_edges = run.graph.n_edges
-    if (picked := st.session_state.pop("choose_size", None)) is not None and 1 <= picked <= n_edges:
-        st.session_state["edges"] = picked
     asked = address.numbered("edges", 1, n_edges)
     # The slider offers round sizes, and whatever exact number was asked for.
     options = sorted({*sizes(n_edges), *([asked] if asked else []), *exact_size(run)})

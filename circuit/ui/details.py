@@ -30,7 +30,7 @@ def edge_details(run: Run, edge: int) -> None:
     words = edge_words(run.graph, edge, run.tokens)
     st.markdown(
         f"**{run.graph.edge_label(edge)}** · number {run.ranks[edge]:,} of {run.graph.n_edges:,} by |score|  \n"
-        f"{words[0].upper()}{words[1:]}; {effect_words(score, effect)}."
+        f"{words[0].upper()}{words[1:]}; {effect_words(score, effect, run.config.method)}."
     )
     if effect is None:
         label = "Measure by ablating it"

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from circuit.faithfulness import Curve, Measured, curve_sizes
 from circuit.measuring import Direction, MeasureRequest, find_smallest, measure, measure_all
@@ -23,7 +24,7 @@ from circuit.plots.faithfulness import faithfulness_curve
 from circuit.pruning import IMPORTANCE_WORDS, Importance
 from circuit.runs import Run
 from circuit.ui import address, click, explain, job_panel, page, session
-from circuit.ui.choice import Choice
+from circuit.ui.choice import Choice, dead_end_words, show_size
 
 _RANDOM_SEEDS = (0, 1, 2)
 _TARGET = 0.9
@@ -37,6 +38,7 @@ class Setting:
     held_out: bool
     importance: Importance
     drop_dead_ends: bool
+    ablation: AblationType
     direction: Direction = "keep"
     shuffled: int | None = None
 
@@ -53,7 +55,7 @@ class Setting:
             self.importance,
             self.drop_dead_ends,
             self.direction,
-            run.config.method.ablation_type,
+            self.ablation,
             tuple(rows),
             self.shuffled,
         )
@@ -98,7 +100,7 @@ def ask(run: Run, choice: Choice) -> Setting:
             bind="query-params", persist_state="session",
             help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
         ) == "held out"  # fmt: skip
-    return Setting(held_out, choice.importance, choice.drop_dead_ends)
+    return Setting(held_out, choice.importance, choice.drop_dead_ends, run.config.method.ablation_type)
 
 
 def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None:
@@ -116,8 +118,10 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
             help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
             f"whole model, 0 % as bad as with every edge ablated{interval}.",
         )
-        st.markdown(verdict(n, run.graph.n_edges, share, circuit.accuracy, setting.importance))
-        if interval:
+        st.markdown(verdict(circuit, curve, share, setting, integrated=method.mask_val is None))
+        if interval and curve.uncertain:
+            st.warning(f"{curve.uncertain} {explain.more('interval')}")
+        elif interval:
             st.caption(f"Drawn again from these pairs, it lies between {low:.0%} and {high:.0%} (95 % of draws).")
     function = f"{method.grad_function} {method.answer_function}"
     columns = [curve.whole, circuit, curve.ablated]
@@ -129,31 +133,59 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
     ]
     head = f"| | whole | **{n:,}** | none |\n| --- | ---: | ---: | ---: |"
     st.markdown("\n".join([head, *("| " + " | ".join(line) + " |" for line in lines)]))
-    source = " from the corrupt prompts" if method.ablation_type.reads_batch else ""
-    st.caption(
-        f"Whole model, these {n:,} edges, and no edge: means over {setting.pairs(run)}. Clean prompts in; all edges "
-        f"but the circuit's carry {method.ablation_type} ablation{source}. Right: every right answer above every wrong "
-        "one. P: of the right answers together. KL: divergence from the whole model's next-token distribution, in nats."
+    judged = (
+        "" if curve.whole.n_judged in (0, curve.n_prompts) else f", in the {curve.whole.n_judged} pairs that have one"
     )
-    if method.ablation_type is AblationType.RESAMPLE and method.clean_corrupt == "clean":
+    ends = ", dead ends too," if setting.drop_dead_ends else ""
+    st.caption(
+        f"Whole model, these {n:,} edges, and no edge: means over {setting.pairs(run)}. Clean prompts in; all other "
+        f"edges{ends} carry {_ablation(setting.ablation)}. Right: every right answer above every wrong one"
+        f"{judged}. P: of the right answers together. KL: D(whole ‖ circuit) = Σ p log(p / q) over the next token, p "
+        "the whole model's probabilities and q the circuit's, in nats."
+    )
+    if method.ablation_type.reads_batch and method.clean_corrupt == "clean":
         st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
 
 
-def verdict(n: int, n_edges: int, share: float, accuracy: float, importance: Importance) -> str:
-    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead."""
-    if n == n_edges:
+def _ablation(ablation: AblationType) -> str:
+    source = " from the corrupt prompts" if ablation.reads_batch else ""
+    return f"{ablation} ablation{source}" + (" of the scored pairs" if ablation.averages_dataset else "")
+
+
+_STRONGEST: dict[Importance, str] = {
+    "absolute": "strongest edges",
+    "positive": "edges of largest positive score",
+    "signed": "edges of largest signed score",
+}
+_FAR_ABOVE = 1.5  # of the whole model's behaviour: more is another behaviour than the model's
+
+
+def verdict(circuit: Measured, curve: Curve, share: float, setting: Setting, integrated: bool) -> str:
+    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead,
+    beside the whole model. `integrated`: whether the scores are those of integrated gradients."""
+    n, right, whole = circuit.n_edges, circuit.accuracy, curve.whole.accuracy
+    if n == curve.whole.n_edges:
         return "These are all the edges: the whole model."
-    strongest = "strongest edges" if importance == "absolute" else "edges of largest positive score"
-    kept = f"the {n:,} {strongest} keep {share:.0%} of the difference between the whole and the ablated model"
-    if accuracy < 0.5:
+    kept = (
+        f"the {n:,} {_STRONGEST[setting.importance]}, {dead_end_words(setting.drop_dead_ends)}, keep {share:.0%} of "
+        "the difference between the whole and the ablated model"
+    )
+    if share > _FAR_ABOVE:
         return (
-            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - accuracy:.0%} of the prompts. Keep more edges."
+            f"**Off**: {kept}. Far above 100 % the circuit does something else than the model, which other edges hold "
+            "back. Look for a size that keeps about 100 %."
+        )
+    if right < 0.5 and right < 0.8 * whole:
+        return (
+            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - right:.0%} of the prompts, and with the whole "
+            f"model on {1 - whole:.0%}. Keep more edges."
         )
     if share < 0.2:
-        return f"**No**: {kept}. Keep more edges, or score with integrated gradients."
-    return f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}" + (
-        "." if math.isnan(accuracy) else f", and the right answer stays ahead on {accuracy:.0%} of the prompts."
-    )
+        return f"**No**: {kept}. Keep more edges" + ("." if integrated else ", or score with integrated gradients.")
+    said = f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}"
+    if math.isnan(right):
+        return f"{said}."
+    return f"{said}, and the right answer is ahead on {right:.0%} of the prompts, with the whole model on {whole:.0%}."
 
 
 def _right(of: Measured) -> str:
@@ -166,7 +198,7 @@ def _right(of: Measured) -> str:
 def curve(run: Run, choice: Choice, setting: Setting) -> None:
     """Faithfulness of circuits of all sizes, on demand."""
     st.subheader("How much do circuits of other sizes keep?", anchor=False)
-    left, middle, right, _ = st.columns([1.5, 1.5, 2, 1], vertical_alignment="bottom")
+    left, ablation_at, middle, right = st.columns([1.5, 1.4, 1.2, 1.4], vertical_alignment="bottom")
     address.chosen("direction", _DIRECTIONS)
     asked = left.segmented_control(
         "Question", list(_DIRECTIONS), default="Is it enough?", required=True, key="direction", bind="query-params",
@@ -174,8 +206,10 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
         help="Enough: all edges but the circuit's are ablated. Needed: the circuit's edges alone are ablated, and what "
         "is left should fall.",
     )  # fmt: skip
-    setting = replace(setting, direction=_DIRECTIONS[asked or "Is it enough?"])
-    sizes = curve_sizes(run.graph.n_edges)
+    setting = replace(
+        setting, direction=_DIRECTIONS[asked or "Is it enough?"], ablation=_other_ablation(run, ablation_at)
+    )
+    sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes
     slot = f"curve-{run.id}-{setting.key}"
     settings = [setting]
     with_random = middle.toggle(
@@ -208,16 +242,34 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     if main.too_close:
         st.warning(f"{main.too_close} {explain.more('faithfulness')}")
         return
+    if main.uncertain and setting.ablation is not run.config.method.ablation_type:  # else the panel says so
+        st.warning(f"{main.uncertain} {explain.more('interval')}")
     random = [kept[key] for key in (replace(setting, shuffled=seed).key for seed in _RANDOM_SEEDS) if key in kept]
     _figure(run, choice, setting, main, random if with_random else [])
     if setting.direction == "keep":
-        _summary(run, setting, main, random, sizes)
+        _summary(run, setting, main, random)
         _smallest(run, setting, main)
+
+
+def _other_ablation(run: Run, at: DeltaGenerator) -> AblationType:
+    """What the curve ablates with: as the scores were, unless another is chosen."""
+    can_be = {str(each): each for each in AblationType if run.config.batch_size or not each.needs_batch_size}
+    same = "as scored"
+    address.chosen("curve_ablation", (same, *can_be))
+    chosen = at.selectbox(
+        "Ablation", [same, *can_be], key="curve_ablation", bind="query-params", persist_state="session",
+        help="What replaces the edges that are not kept. A circuit that is faithful under one ablation need not be "
+        f"under another. As scored: {run.config.method.ablation_type}. {explain.more('ablation')}",
+    )  # fmt: skip
+    return can_be.get(chosen, run.config.method.ablation_type)
 
 
 def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: list[Curve]) -> None:
     words = IMPORTANCE_WORDS[setting.importance]
-    caption = f"Edges by {words}; measured on {setting.pairs(run).partition(':')[0]}; {run.caption}"
+    caption = (
+        f"Edges by {words}, {dead_end_words(setting.drop_dead_ends)}; measured with {_ablation(setting.ablation)} on "
+        f"{setting.pairs(run).partition(':')[0]}; scores: {run.caption}"
+    )
     figure = faithfulness_curve(
         main, caption=caption, chosen=choice.n, random=random, removed=setting.direction == "remove",
         dark=page.is_dark(),
@@ -229,53 +281,57 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
     )  # fmt: skip
     points = event["selection"]["points"]
     if address.changed(f"curve-{setting.key}", points) and (n := points[0].get("x")) is not None:
-        _choose(int(n))
+        show_size(run, int(n))
         st.rerun()
     st.caption("**Click** a point to see the circuit of that size above.")
 
 
-def _choose(n: int) -> None:
-    """Show the circuit of n edges: at the next run of the page, before its slider is drawn."""
-    st.session_state["choose_size"] = n
-
-
-def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve], sizes: tuple[int, ...]) -> None:
-    benchmark = _only(main, sizes)
+def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> None:
+    words, most = IMPORTANCE_WORDS[setting.importance], setting.request(run).most
     cells = st.columns(4)
-    cells[0].metric(
-        "CPR", f"{benchmark.cpr:.3f}", help="Area under faithfulness over the share of edges: larger is better."
-    )
-    cells[1].metric("CMD", f"{benchmark.cmd:.3f}", help="Area between faithfulness and 100 %: 0 is best.")
+    for cell, name, of, area in (
+        (cells[0], "CPR", main.cpr, "Area under faithfulness over the share of edges: larger is better"),
+        (cells[1], "CMD", main.cmd, "Area between faithfulness and 100 %: 0 is best"),
+    ):
+        cell.metric(name, f"{of:.3f}" if main.is_benchmark else "–", help=f"{area}. Circuits by {words}.")
     if random:
-        cells[2].metric("CPR of random edges", f"{np.mean([_only(each, sizes).cpr for each in random]):.3f}")
+        cells[2].metric(
+            "CPR of random edges", f"{np.mean([each.cpr for each in random]):.3f}",
+            help=f"The mean of {len(random)} draws: circuits of random edges, of the same sizes.",
+        )  # fmt: skip
+    smallest = main.smallest(_TARGET, most)
+    none = "none by positive score" if setting.importance == "positive" else "none"
     cells[3].metric(
-        f"Smallest that keeps {_TARGET:.0%}", f"{n:,} edges" if (n := main.smallest(_TARGET)) is not None else "none",
-        help="Of the sizes measured so far.",
+        f"Smallest that keeps {_TARGET:.0%}", none if smallest is None else f"{smallest:,} edges",
+        help=f"Of the sizes measured so far. Circuits by {words}.",
     )  # fmt: skip
+    if not main.is_benchmark:
+        st.caption(
+            f"Only {most:,} of {run.graph.n_edges:,} edges have a positive score, too few for the sizes that CPR and "
+            "CMD are made of. Rank by signed score, which goes on into the others."
+        )
+        return
     st.caption(
-        "CPR and CMD are those of the Mechanistic Interpretability Benchmark: trapezoids over the share of edges, from "
-        f"0.1 % to 100 % of this model's {run.graph.n_edges:,} edges. Large sizes dominate the area: a curve "
-        "that reaches 100 % early has CPR near 1 and CMD near 0."
+        f"Circuits are by **{words}**. CPR and CMD are areas over the shares of edges of the Mechanistic "
+        f"Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as many of this model's "
+        f"{run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by signed score and CMD of "
+        "circuits by absolute score: choose these under *Ranked by* to compare with it. Large sizes dominate the area: "
+        "a curve that reaches 100 % early has CPR near 1 and CMD near 0."
     )
-
-
-def _only(curve: Curve, sizes: tuple[int, ...]) -> Curve:
-    """The curve at the benchmark's sizes alone."""
-    return Curve(tuple(point for point in curve.points if point.n_edges in sizes), curve.whole, curve.ablated)
 
 
 def _smallest(run: Run, setting: Setting, main: Curve) -> None:
     slot = f"smallest-{run.id}-{setting.key}"
+    request = setting.request(run, *curve_sizes(run.graph.n_edges))
     if click.button(
         f"Find the smallest circuit that keeps {_TARGET:.0%}", key="find-smallest", icon=":material/compress:",
         disabled=job_panel.running(slot) is not None,
         help="Tries sizes between those measured, and shows the circuit that it finds.",
     ):  # fmt: skip
-        request = setting.request(run, *curve_sizes(run.graph.n_edges))
         job_panel.start(slot, find_smallest, request, title="Looking for the smallest circuit")
         st.rerun()
     if (found := job_panel.follow(slot, in_address=True)) is not None:
         session.keep_curve(run, setting.key, found)
-        if (n := found.smallest(_TARGET)) is not None:
-            _choose(n)
+        if (n := found.smallest(_TARGET, request.most)) is not None:
+            show_size(run, n)
         st.rerun()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.measuring import StabilityRequest, edge_stability
+from circuit.measuring import Stability, StabilityRequest, edge_stability
 from circuit.runs import Run
 from circuit.ui import job_panel
-from circuit.ui.choice import Choice, sizes
+from circuit.ui.choice import Choice
 
 _MOST = 1000
 """Larger circuits are not drawn."""
@@ -23,7 +23,7 @@ def toggle(run: Run, choice: Choice) -> None:
         "Fade unstable", key="fade", bind="query-params", persist_state="session", disabled=refused is not None,
         on_change=job_panel.forget_error, args=(_slot(run, choice),),
         help=refused or "Draws the prompts anew 200 times, with replacement, and fades each edge by how seldom it is "
-        "then among as many strongest. Takes about one more attribution, once.",
+        "then among as many strongest. Takes about one more attribution, once for all sizes of circuit.",
     )  # fmt: skip
 
 
@@ -45,15 +45,12 @@ def why_not(run: Run, choice: Choice) -> str | None:
 def of_circuit(run: Run, choice: Choice) -> dict[int, float] | None:
     if not st.session_state.get("fade") or why_not(run, choice):
         return None
-    known: dict[int, dict[int, float]] = st.session_state.setdefault("stability", {}).setdefault(
-        (run.id, choice.importance), {}
-    )
+    known: dict[str, Stability] = st.session_state.setdefault("stability", {})
     slot = _slot(run, choice)
     if (found := job_panel.follow(slot)) is not None:
-        known.update(found)
-    if choice.n not in known and job_panel.running(slot) is None and f"error-{slot}" not in st.session_state:
-        wanted = {n for n in sizes(run.graph.n_edges) if n <= _MOST} | {choice.n}
-        request = StabilityRequest(run.config, tuple(sorted(wanted)), choice.importance)
+        known[slot] = found
+    if slot not in known and job_panel.running(slot) is None and f"error-{slot}" not in st.session_state:
+        request = StabilityRequest(run.config, _MOST, choice.importance)  # all sizes at once: none asks again
         job_panel.start(slot, edge_stability, request, title="Drawing the prompts anew")
         job_panel.follow(slot)
-    return known.get(choice.n)
+    return known[slot].among(choice.n) if slot in known else None
