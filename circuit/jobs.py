@@ -567,11 +567,12 @@ class JobServer:
                 told = now
                 self._send(worker.ask_to_stop, job.id, workers=None if job._worker is None else [job._worker])
             elif ended is None and now - told > self._grace:
-                if job._worker is None:  # no worker has taken it, and none will
+                where = job._worker or _holder(client, future)
+                if where is None:  # no worker has taken it, and none will
                     future.cancel()
                     break
                 ended = now
-                self._send(worker.end_worker, workers=[job._worker], nanny=True)
+                self._send(worker.end_worker, workers=[where], nanny=True)
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
@@ -622,6 +623,13 @@ class JobServer:
                 what, kind = "The worker ran out of memory or was stopped from outside", WorkerLostError
             self._finish(job, kind(f"{what}; a new one takes the next job. {worker.SMALLER}"))
         future.release()
+
+
+def _holder(client: Any, future: Any) -> str | None:
+    """The worker that has taken a job and not said so yet: it may still import, too busy to hear of the cancel."""
+    with contextlib.suppress(Exception):
+        return next((address for address, keys in client.processing().items() if future.key in keys), None)
+    return None
 
 
 def unexpected(what: str, details: str) -> JobError:
