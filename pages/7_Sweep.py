@@ -17,7 +17,7 @@ from circuit.prompt_files import MOST_BYTES, read_file
 from circuit.prompts import PromptSet
 from circuit.runs import RUN_ID
 from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
-from circuit.ui import click, explain, job_panel, my_runs, page, session
+from circuit.ui import click, estimate, explain, job_panel, my_runs, page, session
 from circuit.ui.server import job_server, visitor
 from circuit.ui.shared_settings import HELD_OUT
 
@@ -159,6 +159,8 @@ st.info(
     f"{len(sweep)} run{'' if len(sweep) == 1 else 's'}**, of at most {MOST_RUNS}.",
     icon=":material/grid_view:",
 )
+if ready:
+    estimate.show_sweep(sweep)
 
 
 def shown() -> Table | None:

@@ -16,6 +16,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from circuit.errors import JobError, OptionError, PromptError, RunFileError
+from circuit.estimate import Line, Pace
 from circuit.files import write_whole
 from circuit.jobs import Job, JobServer
 from circuit.measuring import MeasureRequest, measure
@@ -26,6 +27,7 @@ from circuit.run_library import RunLibrary
 from circuit.runs import Run
 from circuit.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
 from circuit.tasks import attribute
+from circuit.ui import estimate
 from circuit.ui.server import job_server
 from tests.job_functions import LONG, count, until
 from tests.test_pages import Visitor
@@ -300,3 +302,19 @@ def test_a_link_to_a_table_gives_no_right_to_cancel_it(visitor: Visitor) -> None
     guest.wait(lambda: "0 of 2 runs are done, 2 cancelled" in guest.words())
     for job in jobs:
         job.cancel()
+
+
+def test_the_time_of_a_sweep_is_estimated_where_its_models_have_been_measured(visitor: Visitor) -> None:
+    estimate.paces.clear()
+    visitor.run()
+    assert "Time is estimated for models that 2 · Attribute has estimated a run of." in visitor.words()
+    visitor.go("pages/2_Attribute.py")
+    visitor.wait(lambda: "and at most" in visitor.words(), 90)
+    visitor.go("pages/7_Sweep.py")
+    pick(visitor.at, "sweep_models", ["teaching"])
+    assert "for all 2 runs; measuring their circuits comes on top" in visitor.words()
+    pace = Pace(estimate.paces()["teaching", "auto", "auto"].shape, "cpu", 10**9, Line(10.0, 0.0), Line(100.0, 0.0))
+    estimate.paces()["teaching", "auto", "auto"] = pace
+    visitor.run()
+    # Eight prompts are one batch: 1 and 6 steps of 100 s, and for each run three forward passes of 10 s.
+    assert "About 13 min for all 2 runs" in visitor.words()
