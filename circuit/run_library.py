@@ -196,7 +196,7 @@ class RunLibrary:
         """
         if len(content) > largest:
             raise RunFileError(
-                f"The file has {len(content) / 2**20:.0f} MB; runs of up to {largest / 2**20:g} MB are taken."
+                f"The file has {len(content) / 2**20:.0f} MB; runs of up to {round(largest / 2**20, 2):g} MB are taken."
             )
         with tempfile.TemporaryDirectory() as scratch, _said("The file could not be looked at"):
             name = re.sub(r"[^\w. -]", "_", Path(file_name).name)[-80:].strip(" .") or "The file"

@@ -64,6 +64,11 @@ def server(small: str) -> Iterator[None]:
     job_server.clear()
 
 
+def read(markdown: str) -> str:
+    """What a reader sees of text with its marks escaped."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
+
+
 class Visitor:
     """A session of the app in a browser of its own."""
 
@@ -133,13 +138,13 @@ class Visitor:
         at = self.at
         parts = [at.header, at.subheader, at.markdown, at.info, at.warning, at.error, at.success, at.caption]
         said = "\n".join(str(element.value) for elements in parts for element in elements)
-        return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", said)  # what a reader sees of text with its marks escaped
+        return read(said)
 
     def metrics(self) -> dict[str, str]:
         return {metric.label: metric.value for metric in self.at.metric}
 
     def errors(self) -> str:
-        return "\n".join(str(error.value) for error in self.at.error)
+        return read("\n".join(str(error.value) for error in self.at.error))
 
     def result(self) -> Run | None:
         """The run that this session looks at."""
