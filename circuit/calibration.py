@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from circuit.estimate import Line, Pace
 from circuit.method import Method, Precision
 from circuit.progress import Cancelled, Report
-from circuit.tasks import ModelRequest, models, never, silent
+from circuit.tasks import ModelRequest, models, never, silent, within_memory
 
 if TYPE_CHECKING:
     from circuit.patchable import PatchableModel
@@ -28,7 +28,10 @@ else the machine does."""
 
 def calibrate(request: ModelRequest, *, progress: Report = silent, cancelled: Cancelled = never) -> Pace:
     """The pace of a model on its device."""
-    with models().use(request.model, request.device, request.dtype, progress, cancelled):
+    with (
+        models().use(request.model, request.device, request.dtype, progress, cancelled) as model,
+        within_memory(model.device),
+    ):
         progress(0, 0, "Measuring how fast this device is")
         return _held(request.model, request.device, request.dtype)
 
@@ -74,6 +77,7 @@ def _once(model: PatchableModel, n_prompts: int, n_tokens: int) -> tuple[float, 
 
     from circuit.dataset import PromptDataLoader, PromptDataset
     from circuit.mask_gradient import score_edges
+    from circuit.memory import by_batch
 
     clean, corrupt = torch.randint(model.d_vocab, (2, n_prompts, n_tokens), generator=torch.Generator().manual_seed(0))
     half = n_tokens // 2
@@ -87,10 +91,9 @@ def _once(model: PatchableModel, n_prompts: int, n_tokens: int) -> tuple[float, 
             torch.cuda.synchronize(model.device)
         times.append(time.perf_counter())
 
-    batch = next(iter(loader)).to(model.device)
     mark()
-    with torch.no_grad():
-        model.logits(batch.clean, batch.last)
+    for _ in by_batch(model, loader, torch.no_grad()(lambda batch: model.logits(batch.clean, batch.last))):
+        pass
     mark()
     score_edges(model, loader, Method(mask_val=None, integrated_grad_samples=2, integration_rule="midpoint"), mark)
     return times[1] - times[0], times[3] - times[2]

@@ -31,7 +31,7 @@ from circuit.runs import Run
 def why_not_comparable(runs: Sequence[Run]) -> str | None:
     """A sentence that says what keeps the runs' edges from being the same; None where they are.
 
-    Edges are those of a shape of model; two models of one shape may be compared, such as two checkpoints.
+    Edges are those of one model: head 5 of another model of the same shape has nothing to do with this one's.
     """
     shapes = [run.graph.to_dict() for run in runs]
     for name, words in _SHAPE_WORDS.items():
@@ -41,7 +41,32 @@ def why_not_comparable(runs: Sequence[Run]) -> str | None:
             return f"These runs cannot be compared edge by edge: {words} differ ({of}). Choose runs of one model" + (
                 ", with prompts of one length." if name == "seq_len" else "."
             )
+    if any(_models_differ(runs[0], run) for run in runs[1:]):
+        names = [str(run.provenance.get("model", run.config.model)) for run in runs]
+        what = "models" if len(set(names)) > 1 else "models' weights"
+        of = ", ".join(names if len(set(names)) > 1 else [f"{names[0]} {_weights(run)}" for run in runs])
+        return f"These runs cannot be compared edge by edge: their {what} differ ({of}). Choose runs of one model."
     return None
+
+
+def _models_differ(one: Run, other: Run) -> bool:
+    """By the hash or revision of their weights where both have recorded the same kind, else by their names."""
+    first, second = _identity(one), _identity(other)
+    for kind in ("sha256", "revision"):
+        if kind in first and kind in second:
+            return bool(first[kind] != second[kind])
+    return one.config.model != other.config.model
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    weights: Any = run.provenance.get("weights")
+    return weights if isinstance(weights, dict) else {}
+
+
+def _weights(run: Run) -> str:
+    """The first digits of what identifies a run's weights."""
+    identity = _identity(run)
+    return str(identity.get("revision") or identity.get("sha256") or "not recorded")[:12]
 
 
 _SHAPE_WORDS = {
@@ -71,11 +96,9 @@ def differing_settings(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _settings(run: Run) -> dict[str, str]:
     config, method = run.config, run.config.method
-    weights: Any = run.provenance.get("weights")
-    identity = weights if isinstance(weights, dict) else {}
     said: dict[str, Any] = {
         "model": run.provenance.get("model", config.model),
-        "weights": str(identity.get("revision") or identity.get("sha256") or "not recorded")[:12],
+        "weights": _weights(run),
         "precision": run.provenance.get("dtype", config.dtype),
         "device": run.provenance.get("device", config.device),
         "prompts": _prompts(run),

@@ -6,7 +6,7 @@
     Estimate      seconds, peak memory, and what to change where that is too much
 
     estimate = pace.estimate(Work.of(config, lengths))
-    estimate.words                 # "About 12 s on cpu, and at most 0.9 GB of the 20 GB that are free"
+    estimate.words                 # "About 12 s on cpu, and at most 0.9 GB of memory"
 
 A forward pass, and a step (a masked forward pass, the backward pass, and reading off the scores), take a time that is
 linear in the tokens of the batch: so much a batch, and so much a token. Nothing here imports torch.
@@ -176,10 +176,7 @@ class Estimate:
     @property
     def words(self) -> str:
         """One line, without a full stop."""
-        return (
-            f"About {duration(self.seconds)} on {self.device}, and at most {size(self.peak)} of the "
-            f"{size(self.free)} that are free"
-        )
+        return f"About {duration(self.seconds)} on {self.device}, and at most {size(self.peak)} of memory"
 
 
 @dataclass(frozen=True)
@@ -219,19 +216,20 @@ class Pace:
         peak = peak_bytes(self.shape, size, longest, apart=work.apart)
         return Estimate(seconds, peak, self.free, size, self.device, self._advice(work, size, peak, seconds))
 
-    def _advice(self, work: Work, size: int, peak: int, seconds: float) -> str:
+    def _advice(self, work: Work, batch_size: int, peak: int, seconds: float) -> str:
         longest = max(work.lengths)
         if peak <= self.free:
             if seconds < _LONG or work.n_points <= 6:
                 return ""
             return f"{work.n_points} points take long: with fewer samples, a run takes in proportion less time."
-        smaller = size
+        had = f" into the {size(self.free)} that were free when this model was measured"
+        smaller = batch_size
         while smaller > 1 and peak_bytes(self.shape, smaller, longest, apart=work.apart) > self.free:
             smaller //= 2
         if peak_bytes(self.shape, smaller, longest, apart=work.apart) <= self.free:
-            return f"This will not fit: choose a batch size of {smaller} or less."
+            return f"This will not fit{had}: choose a batch size of {smaller} or less."
         if work.apart and peak_bytes(self.shape, 1, longest) <= self.free:
-            return "This will not fit: add the token positions up, or use shorter prompts."
+            return f"This will not fit{had}: add the token positions up, or use shorter prompts."
         return (
             f"Not even one prompt of {longest} tokens will fit: use shorter prompts, a lower precision, or a smaller "
             "model."

@@ -50,7 +50,8 @@ _MAX_KEPT = 50  # finished jobs, with their results
 class Job:
     """One job as its owner sees it. ``id`` is a capability: who knows it can see and cancel the job.
 
-    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given.
+    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``told`` is what was done otherwise than
+    asked, in sentences (`circuit.notes`).
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Job:
         self.owner = owner
         self.group = group
         self.note = note
+        self.told: list[str] = []
         self._keep = keep
         self._server = server
         self._payload = payload  # the pickled function and request; emptied once the job is over
@@ -194,6 +196,7 @@ class JobServer:
     ``warm_up``         modules that a worker of our own imports as soon as it is up
     ``jobs_per_owner``  jobs that an owner may have waiting or running; a group of jobs counts as one
     ``jobs_in_queue``   jobs that may wait, of all owners
+    ``check``           called with every request before it is taken; raises what the owner is told
     ``grace``           seconds that a cancelled job has to stop by itself
     ``abandon_after``   seconds after which a job that nobody has asked about is cancelled
     ``forget_after``    the same for the result of one that is over
@@ -214,6 +217,7 @@ class JobServer:
         warm_up: Sequence[str] = worker.MODULES,
         jobs_per_owner: int = 100,
         jobs_in_queue: int = 100,
+        check: Callable[[Any], object] | None = None,
         grace: float = 1.2,  # ending a worker takes a few tenths more: a device is free within two seconds
         abandon_after: float = 600.0,
         forget_after: float = 3600.0,
@@ -229,6 +233,7 @@ class JobServer:
         }
         self._jobs_per_owner = jobs_per_owner
         self._jobs_in_queue = jobs_in_queue
+        self._check = check
         self._grace = grace
         self._abandon_after = abandon_after
         self._forget_after = forget_after
@@ -295,30 +300,47 @@ class JobServer:
 
         Raises:
             JobError: The owner has, or all together have, as many jobs as may be; or the server is shutting down.
+            CircuitError: What ``check`` says.
         """
+        if self._check is not None:
+            self._check(request)
         job = Job(self, cloudpickle.dumps((function, request)), title, owner, group, note, keep)
         with self._changed:
-            if self._closing.is_set():
-                raise JobError("The server is shutting down and takes no more jobs.")
-            if not self._queue.has_group(owner, group):
-                if (n := self._queue.jobs(owner)) >= self._jobs_per_owner:
-                    raise JobError(
-                        f"You have {n} jobs waiting or running, as many as this server allows. Wait for one, or cancel "
-                        "one."
-                    )
-                if (n := self._queue.jobs(running=False)) >= self._jobs_in_queue:
-                    raise JobError(f"{n} jobs are waiting already. Try again when some are done.")
+            self._admit(owner, group)
             self._jobs[job.id] = job
             self._queue.add(job, owner, group)
             self._changed.notify_all()
         return job
 
-    def adopt(self, job: Job) -> None:
-        """Let a job that somebody else carries be found, cancelled and forgotten like those in the queue."""
+    def adopt(self, job: Job, requests: Sequence[Any]) -> None:
+        """Let a job that somebody else carries be found, cancelled and forgotten like those in the queue.
+
+        Its ``requests`` are submitted with its id as their group: that counts as one job of its owner's until it is
+        over, and is let in here once and for all.
+
+        Raises:
+            JobError: As ``submit``.
+            CircuitError: As ``submit``.
+        """
+        if self._check is not None:
+            self._check(requests)
         with self._changed:
-            if self._closing.is_set():
-                raise JobError("The server is shutting down and takes no more jobs.")
+            self._admit(job.owner, job.id)
+            self._queue.hold(job, job.owner, job.id)
             self._jobs[job.id] = job
+
+    def _admit(self, owner: str, group: str | None) -> None:
+        """Refuse what is too much, unless it belongs to a group that has been let in."""
+        if self._closing.is_set():
+            raise JobError("The server is shutting down and takes no more jobs.")
+        if self._queue.has_group(owner, group):
+            return
+        if (n := self._queue.jobs(owner)) >= self._jobs_per_owner:
+            raise JobError(
+                f"You have {n} jobs waiting or running, as many as this server allows. Wait for one, or cancel one."
+            )
+        if (n := self._queue.jobs(running=False)) >= self._jobs_in_queue:
+            raise JobError(f"{n} jobs are waiting already. Try again when some are done.")
 
     def forget(self, job: Job) -> None:
         """Let go of a job that is over, with its result."""
@@ -451,7 +473,7 @@ class JobServer:
                 self._carry(job)
             except Exception:
                 if not self._closing.is_set():
-                    self._finish(job, _unexpected("The workers could not be reached", traceback.format_exc()))
+                    self._finish(job, unexpected("The workers could not be reached", traceback.format_exc()))
             finally:
                 with self._changed:
                     self._carrying -= 1
@@ -543,13 +565,14 @@ class JobServer:
                 continue
             elif told is None:
                 told = now
-                self._send(worker.ask_to_stop, job.id)
+                self._send(worker.ask_to_stop, job.id, workers=None if job._worker is None else [job._worker])
             elif ended is None and now - told > self._grace:
-                if job._worker is None:  # no worker has taken it, and none will
+                where = job._worker or _holder(client, future)
+                if where is None:  # no worker has taken it, and none will
                     future.cancel()
                     break
                 ended = now
-                self._send(worker.end_worker, workers=[job._worker], nanny=True)
+                self._send(worker.end_worker, workers=[where], nanny=True)
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
@@ -578,22 +601,23 @@ class JobServer:
         if job._stop is not None:
             self._finish(job, job._stop)
         elif future.status == "finished":
-            state, pickled, progress = future.result(timeout=self._start_timeout)
+            state, pickled, progress, job.told = future.result(timeout=self._start_timeout)
             if progress is not None:
                 job._report(*progress)
             if state == "finished":
                 self._succeed(job, pickle.loads(pickled))
             elif state == "unexpected":
-                self._finish(job, _unexpected("The job stopped on an unexpected error", pickled))
+                self._finish(job, unexpected("The job stopped on an unexpected error", pickled))
             else:
                 self._finish(job, pickle.loads(pickled))
         elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
             error = future.exception()
             details = "".join(traceback.format_exception(error))
-            self._finish(job, _unexpected("The job could not be run", details))
+            self._finish(job, unexpected("The job could not be run", details))
         else:
             kind: type[JobError] = JobError
             if job._worker in self._out_of_memory:
+                self._out_of_memory.discard(job._worker)  # the next one there may end for another reason
                 what = "The worker ran out of memory and was stopped"
             else:
                 what, kind = "The worker ran out of memory or was stopped from outside", WorkerLostError
@@ -601,7 +625,14 @@ class JobServer:
         future.release()
 
 
-def _unexpected(what: str, details: str) -> JobError:
+def _holder(client: Any, future: Any) -> str | None:
+    """The worker that has taken a job and not said so yet: it may still import, too busy to hear of the cancel."""
+    with contextlib.suppress(Exception):
+        return next((address for address, keys in client.processing().items() if future.key in keys), None)
+    return None
+
+
+def unexpected(what: str, details: str) -> JobError:
     """A sentence for the owner, and the same reference number beside the details in the log."""
     reference = secrets.token_hex(4)
     _log.error("%s (reference %s)\n%s", what, reference, details)

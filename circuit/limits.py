@@ -7,6 +7,7 @@ from typing import Any
 
 from circuit.catalogue import LOCAL, is_allowed, known
 from circuit.errors import ModelError, PromptError
+from circuit.prompts import PromptSet
 from circuit.settings import settings
 
 
@@ -18,14 +19,14 @@ def check_request(request: Any) -> None:
         PromptError: More prompts than a run may have.
     """
     for part in _parts(request):
-        model, prompts = getattr(part, "model", None), getattr(part, "prompts", ())
+        model, prompts = getattr(part, "model", None), getattr(part, "prompts", None)
         gone = isinstance(model, str) and model.startswith(LOCAL) and model not in known()  # who loads it will say so
         if model is not None and not gone and not is_allowed(str(model)):
             raise ModelError(
                 f"The model {str(model)[:80]!r} is not offered by this server, so nothing can be run on it here. "
                 "Choose another model, or ask the server's owner to offer it."
             )
-        if len(prompts) > settings().most_prompts:
+        if isinstance(prompts, PromptSet) and len(prompts) > settings().most_prompts:
             raise PromptError(
                 f"There are {len(prompts):,} prompt pairs, and this server allows {settings().most_prompts:,} a run: "
                 "take some out."

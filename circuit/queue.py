@@ -12,7 +12,8 @@ The next item is that of the owner with the fewest items running; among those, o
 ago (who never had one goes first); and of one owner's items the one that came first. With one worker this is round
 robin; with several, an owner with many long jobs keeps at most his share of the workers as they become free.
 
-Items of one group count as one job (`jobs`), for whoever limits how many an owner may have.
+Items of one group count as one job (`jobs`), for whoever limits how many an owner may have. A group may be held open by
+an item of its own (`hold`): it counts then also while none of its items is there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class FairQueue(Generic[Item]):
     def __init__(self) -> None:
         self._waiting: dict[Item, _Place] = {}
         self._running: dict[Item, _Place] = {}
+        self._held: dict[Item, _Place] = {}  # groups, by who holds them open
         self._turns: dict[str, int] = {}  # owner -> number of his last turn; larger is later
         self._n_turns = 0
 
@@ -52,6 +54,10 @@ class FairQueue(Generic[Item]):
         """Let an item wait."""
         self._waiting[item] = _Place(owner, item if group is None else group)
 
+    def hold(self, item: Item, owner: str, group: str) -> None:
+        """Let a group count as a job that runs until the item ends. It gets no turn itself."""
+        self._held[item] = _Place(owner, group)
+
     def take(self) -> Item | None:
         """The next item, which runs from now on; None where nothing waits."""
         if not self._waiting:
@@ -64,8 +70,9 @@ class FairQueue(Generic[Item]):
         return item
 
     def end(self, item: Item) -> None:
-        """The item runs no more, or waits no more."""
+        """The item runs no more, waits no more, or holds its group open no more."""
         self._running.pop(item, None)
+        self._held.pop(item, None)
         self._waiting.pop(item, None)
         here = {place.owner for place in (*self._waiting.values(), *self._running.values())}
         if len(self._turns) > 1000 + len(here):  # owners come and go; a turn that long ago is as good as none
@@ -98,9 +105,12 @@ class FairQueue(Generic[Item]):
 
     def jobs(self, owner: str | None = None, *, running: bool = True) -> int:
         """How many jobs an owner has, or all have: waiting and, unless left out, running. A group is one job."""
-        places = [*self._waiting.values(), *(self._running.values() if running else ())]
+        places = [*self._waiting.values()]
+        if running:
+            places += [*self._running.values(), *self._held.values()]
         return len({place for place in places if owner in (None, place.owner)})
 
     def has_group(self, owner: str, group: str | None) -> bool:
-        """Whether an item of this group of the owner's waits or runs."""
-        return group is not None and _Place(owner, group) in (*self._waiting.values(), *self._running.values())
+        """Whether an item of this group of the owner's waits or runs, or somebody holds it open."""
+        known = (*self._waiting.values(), *self._running.values(), *self._held.values())
+        return group is not None and _Place(owner, group) in known

@@ -74,10 +74,11 @@ class Listing:
 
 
 class RunLibrary:
-    """The runs in a directory, which is made when the first is saved."""
+    """The runs in a directory, which is made when the first is saved. It takes `most` runs; 0: any number."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int = 0) -> None:
         self.folder = folder
+        self.most = most
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -97,8 +98,11 @@ class RunLibrary:
                 continue
             try:
                 known = _read(file.path, *_identity(file.stat()))
-            except OSError:
+            except FileNotFoundError:
                 continue  # deleted meanwhile
+            except OSError as error:
+                found.damaged[file.name] = f"It cannot be read at the moment: {error.strerror or error}."
+                continue
             if isinstance(known, RunEntry):
                 name, note = self._label(run_id)
                 found.entries.append(replace(known, name=name or known.name, note=note))
@@ -143,10 +147,15 @@ class RunLibrary:
         """Write a run, at once and whole; one that is there already stays as it is.
 
         Raises:
-            RunFileError: When it cannot be written; nothing is left behind.
+            RunFileError: When it cannot be written, or the directory is full; nothing is left behind.
         """
         if run.id in self:
             return
+        if self.most and self._count() >= self.most:
+            raise RunFileError(
+                f"The run could not be saved: this server keeps {self.most:,} runs, and has as many. Delete some, or "
+                "ask its owner."
+            )
         try:
             run.save(self._path(run.id))
         except RunFileError as error:  # its path is the server's business
@@ -178,15 +187,16 @@ class RunLibrary:
             for suffix in (".label.json", ".curves.json"):
                 self._path(run_id, suffix).unlink(missing_ok=True)
 
-    def take_in(self, content: bytes, file_name: str) -> Run:
-        """Check and keep a run that was made elsewhere. Where its id is taken, it gets another.
+    def take_in(self, content: bytes, file_name: str, largest: int = LARGEST_FILE) -> Run:
+        """Check and keep a run that was made elsewhere, of at most `largest` bytes. Where its id is taken, it gets
+        another.
 
         Raises:
             RunFileError: When the file is too large, is not a run, or cannot be kept.
         """
-        if len(content) > LARGEST_FILE:
+        if len(content) > largest:
             raise RunFileError(
-                f"The file has {len(content) / 2**20:.0f} MB; runs of up to {LARGEST_FILE // 2**20} MB are taken."
+                f"The file has {len(content) / 2**20:.0f} MB; runs of up to {round(largest / 2**20, 2):g} MB are taken."
             )
         with tempfile.TemporaryDirectory() as scratch, _said("The file could not be looked at"):
             name = re.sub(r"[^\w. -]", "_", Path(file_name).name)[-80:].strip(" .") or "The file"
@@ -197,6 +207,11 @@ class RunLibrary:
             run.id = uuid.uuid4().hex
         self.save(run)
         return run
+
+    def _count(self) -> int:
+        with suppress(OSError):  # none yet, or saving will say what is wrong
+            return sum(_is_ours(file) for file in os.scandir(self.folder))
+        return 0
 
     # --- files -------------------------------------------------------------------------------------------------
 
@@ -240,7 +255,11 @@ def _identity(facts: os.stat_result) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=20_000)
 def _read(path: str, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
-    """The entry of a file with these facts, under the name it has of its own; or a sentence that says what is wrong."""
+    """The entry of a file with these facts, under the name it has of its own; or a sentence that says what is wrong.
+
+    Raises:
+        OSError: When the file cannot be read now.
+    """
     try:
         with opened(Path(path)) as (_, header, graph):
             config, provenance = header["config"], header["provenance"]
@@ -258,6 +277,8 @@ def _read(path: str, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
                 date=_date(provenance.get("date"), mtime),
             )
     except RunFileError as error:
+        if isinstance(error.__cause__, OSError):  # the disk's trouble, not the file's: tried again at the next look
+            raise error.__cause__ from None
         return str(error)
 
 

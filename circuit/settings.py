@@ -73,6 +73,8 @@ class Settings:
     # Folders
     cache: Path | None = _setting(None, "a folder")
     runs: Path | None = _setting(None, "a folder")
+    most_runs: int = _setting(0, "a whole number, not negative", lambda n: n >= 0)
+    largest_upload: float = _setting(20.0, "a number of megabytes from 0.1 to 2000", lambda n: 0.1 <= n <= 2000)
     list_runs: str = _setting("auto", '"auto", "all" or "own"', lambda text: text in ("auto", "all", "own"))
     # Visitors
     require_login: bool = _setting(False, "true or false")

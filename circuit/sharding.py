@@ -17,7 +17,9 @@ shard's sentence.
 
 from __future__ import annotations
 
+import logging
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -25,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from circuit.errors import CircuitError, JobCancelled, JobError, WorkerLostError
+from circuit.errors import CircuitError, JobCancelled, WorkerLostError
 from circuit.faithfulness import Curve, Measured
-from circuit.jobs import Job, JobServer
+from circuit.jobs import Job, JobServer, unexpected
 from circuit.measuring import MeasureRequest, measure, measure_all
 from circuit.method import AblationType
 from circuit.runs import Run, RunConfig
@@ -38,6 +40,7 @@ LEAST = 64
 """Prompts, times sample points or circuits, of the smallest shard: what is smaller takes longer to hand over."""
 TRIES = 3
 """How often a shard is begun whose worker is killed."""
+_log = logging.getLogger(__name__)
 _LOOK = 0.1  # seconds between two looks at the shards
 
 Combine = Callable[[list[Any], float], Any]
@@ -80,13 +83,19 @@ class JobGroup(Job):
         server: Where the jobs run.
         cut: The jobs.
         title: For all of them.
-        at_once: How many are in the queue at a time; None: all.
+        at_once: Says how many may be in the queue at a time, whenever one more could be; None: all.
         failed: Called as `failed(number, sentence)` when one fails; its result is then None. Without it, the first
             failure ends the group.
-        done: Called as `done(number, result)` when one has finished, on a thread of the group's own.
+        done: Called as `done(number, result, told)` when one has finished, on a thread of the group's own; `told` is
+            what it did otherwise than asked.
+        ended: Called with the reason when the group ends without a result, before it is over.
         owner: Whose they are, for the queue.
         note: Kept with the group.
         keep: Called with the result of them all before the group is over.
+        job_id: Its id, where somebody had to know it before.
+
+    Raises:
+        CircuitError: The server does not take it, see `JobServer.adopt`. Once taken, nothing of it is refused.
     """
 
     def __init__(
@@ -95,22 +104,25 @@ class JobGroup(Job):
         cut: Cut,
         title: str = "",
         *,
-        at_once: int | None = None,
-        done: Callable[[int, Any], None] | None = None,
+        at_once: Callable[[], int] | None = None,
+        done: Callable[[int, Any, list[str]], None] | None = None,
         failed: Callable[[int, str], None] | None = None,
+        ended: Callable[[CircuitError], None] | None = None,
         owner: str = "",
         note: Any = None,
         keep: Callable[[Any], object] | None = None,
+        job_id: str | None = None,
     ) -> None:
         super().__init__(server, b"", title, owner, None, note, keep)
+        self.id = job_id or self.id
         self._cut = cut
-        self._at_once = len(cut.requests) if at_once is None else at_once
-        self._done, self._failed = done, failed
+        self._at_once = at_once or self.__len__
+        self._done, self._failed, self._ended_by = done, failed, ended
         self._shards: dict[int, Job] = {}  # by number, those in the queue or running
         self._tries = [0] * len(cut.requests)
         self._results: dict[int, Any] = {}
         self._totals: dict[int, int] = {}
-        server.adopt(self)
+        server.adopt(self, cut.requests)
         threading.Thread(target=self._see_through, name=f"group-{self.id[:8]}", daemon=True).start()
 
     def __len__(self) -> int:
@@ -130,8 +142,7 @@ class JobGroup(Job):
         except CircuitError as error:
             self._end(error)
         except Exception:
-            self._end(JobError("The parts of this job could not be put together."))
-            raise
+            self._end(unexpected("The parts of this job could not be put together", traceback.format_exc()))
         finally:
             for job in self._shards.values():
                 job.cancel()
@@ -144,6 +155,11 @@ class JobGroup(Job):
         for job in self._shards.values():
             while not (job.over or self.over):
                 job.wait(_LOOK)
+        if self._ended_by is not None:
+            try:
+                self._ended_by(error)
+            except Exception:  # the group ends all the same
+                _log.warning("What ended a group of jobs could not be written down.", exc_info=True)
         self._server._finish(self, error)
 
     def _carry(self) -> None:
@@ -153,7 +169,7 @@ class JobGroup(Job):
                 return
             if self._stop is not None:
                 raise self._stop
-            while waiting and len(self._shards) < self._at_once:
+            while waiting and len(self._shards) < self._at_once():
                 self._begin(waiting.pop(0))
             for number, job in list(self._shards.items()):
                 self._look(number, job)
@@ -195,8 +211,9 @@ class JobGroup(Job):
             self._fail(number, error)
         else:
             self._results[number] = result
+            self.told += [note for note in job.told if note not in self.told]
             if self._done is not None:
-                self._done(number, result)
+                self._done(number, result, job.told)
 
     def _fail(self, number: int, error: CircuitError) -> None:
         if self._failed is None:

@@ -5,8 +5,8 @@
     start         queue the runs; each is saved as it finishes, and one that fails leaves a sentence in its row
     run_one       the job of one run: attribution, and the faithfulness of a circuit of the chosen size
 
-    group = start(server, Sweep(models=("teaching",), prompts=(ioi,), methods=(Method(),)), folder)
-    Table.load(table_file(folder, table_id)).to_csv()
+    table = start(server, Sweep(models=("teaching",), prompts=(ioi,), methods=(Method(),)), folder)
+    Table.load(table_file(folder, table.id)).to_csv()
 
 Nothing here imports torch.
 """
@@ -16,16 +16,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import threading
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from circuit.catalogue import title_of
-from circuit.errors import CircuitError, OptionError, RunFileError
+from circuit.errors import CircuitError, JobCancelled, OptionError, RunFileError
 from circuit.faithfulness import Curve
 from circuit.files import write_whole
 from circuit.jobs import JobServer
@@ -34,6 +34,7 @@ from circuit.method import AblationType, Method
 from circuit.progress import Cancelled, Report
 from circuit.prompts import PromptSet
 from circuit.pruning import edge_table, top_edges
+from circuit.run_library import RunLibrary
 from circuit.runs import Run, RunConfig
 from circuit.sharding import Cut, JobGroup
 from circuit.tasks import attribute, never, silent
@@ -41,6 +42,9 @@ from circuit.tasks import attribute, never, silent
 MOST_RUNS = 48
 _TOP = 3
 _FORMAT = "edgescope-sweep-1"
+_WAITING, _DONE, _FAILED, _CANCELLED, _NOT_RUN = "waiting", "done", "failed", "cancelled", "not run"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class Row:
     model: str
     prompts: str
     method: str
-    state: str = "waiting"
+    state: str = _WAITING
+    """"waiting" until it is "done", "failed", "cancelled", or "not run" because the sweep ended before its turn."""
     seconds: float | None = None
     top_edges: str = ""
     accuracy: float | None = None
@@ -145,10 +150,10 @@ class Row:
             title_of(config.model), config.prompts.name, config.method.describe(), ablation=str(request.ablation)
         )
 
-    def fill(self, run: Run, curve: Curve) -> None:
-        """Take over what came out."""
+    def fill(self, run: Run, curve: Curve, told: Sequence[str] = ()) -> None:
+        """Take over what came out, and what was done otherwise than asked."""
         strongest = edge_table(run.graph, run.scores, top_edges(run.scores, _TOP))
-        self.state = "done"
+        self.state = _DONE
         self.seconds = run.provenance["seconds"]
         self.top_edges = ", ".join(
             f"{edge.source} → {edge.destination} ({edge.score:+.3g})" for edge in strongest.itertuples()
@@ -157,7 +162,7 @@ class Row:
         self.accuracy = None if right != right else right
         self.n_edges = curve.points[0].n_edges
         self.pairs = f"{curve.n_prompts} {'held out' if run.held_out_rows else 'scored'}"
-        notes = list(run.notes)
+        notes = list(dict.fromkeys([*run.notes, *told]))
         try:
             self.faithfulness = float(curve.faithfulness[0])
         except CircuitError as error:
@@ -185,7 +190,8 @@ class Table:
         try:
             write_whole(table_file(folder, self.id), lambda part: part.write_text(text))
         except OSError as error:
-            raise RunFileError(f"The table could not be saved: {error}.") from error
+            why = error.strerror or "the disk did not take it"  # not the file's path, which is the server's business
+            raise RunFileError(f"The table could not be saved: {why}.") from error
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -204,14 +210,30 @@ class Table:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunFileError("The table of that sweep is damaged.") from error
 
+    def end(self, state: str, why: str) -> None:
+        """Say of the rows that still wait what has become of them."""
+        for row in self.rows:
+            if row.state == _WAITING:
+                row.state, row.note = state, why
+
+    def seen(self, *, goes_on: bool) -> Table:
+        """The table as a reader should see it, who knows whether its job goes on."""
+        if not goes_on:
+            self.end(_NOT_RUN, "The sweep ended before this run's turn: the server was stopped, or started again.")
+        return self
+
     def to_csv(self) -> str:
-        """A line a run, under a line of names."""
+        """A line a run, under a line of names. A text that a spreadsheet would compute stands behind an apostrophe."""
         text = io.StringIO()
         writer = csv.DictWriter(text, list(Row.__dataclass_fields__))
         writer.writeheader()
         for row in self.rows:
-            writer.writerow(asdict(row))
+            writer.writerow({name: _inert(value) for name, value in asdict(row).items()})
         return text.getvalue()
+
+
+def _inert(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def table_file(folder: Path, table_id: str) -> Path:
@@ -222,48 +244,82 @@ def table_file(folder: Path, table_id: str) -> Path:
 # --- running it ------------------------------------------------------------------------------------------------
 
 
-def start(server: JobServer, sweep: Sweep, folder: Path, title: str, owner: str = "") -> Table:
+def start(
+    server: JobServer,
+    sweep: Sweep,
+    folder: Path,
+    title: str,
+    owner: str = "",
+    note: Any = None,
+    keep: Callable[[Run], object] | None = None,
+) -> Table:
     """Queue the runs of a sweep, as many at a time as there are workers.
 
-    Returns the table as it is now. Its file in `folder` fills up whether or not anybody looks.
+    Returns the table as it is now. Its file in `folder` fills up whether or not anybody looks. `keep` saves a run, or
+    raises `RunFileError`; without it, runs are saved in `folder`.
 
     Raises:
         OptionError: As `Sweep.requests`.
         RunFileError: When nothing can be saved there.
+        CircuitError: When the server does not take the sweep.
     """
     requests = sweep.requests()
-    table = Table(title, [Row.of(request) for request in requests])
+    table = Table(title, [Row.of(request) for request in requests], job=uuid.uuid4().hex)
     table.save(folder)
-    known = threading.Event()  # the table has the job's id
-
-    def change(number: int, **values: Any) -> None:
-        known.wait()
-        table.rows[number] = replace(table.rows[number], **values)
-        table.save(folder)
-
-    def done(number: int, result: tuple[Run, Curve]) -> None:
-        run, curve = result
-        row = replace(table.rows[number])
-        row.fill(run, curve)
-        try:
-            run.save(folder / f"{run.id}.safetensors")
-            row.run = run.id
-        except RunFileError as error:
-            row.note = f"{row.note} {error}".strip()
-        change(number, **asdict(row))
-
-    def failed(number: int, why: str) -> None:
-        change(number, state="failed", note=why)
-
-    cut = Cut(run_one, requests, _nothing)
-    group = JobGroup(server, cut, title, at_once=server.workers, done=done, failed=failed, owner=owner)
-    table.job = group.id
-    table.save(folder)
-    known.set()
+    filling = _Filling(table, folder, keep or RunLibrary(folder).save)
+    try:
+        JobGroup(
+            server, Cut(run_one, requests, filling.summary), title, at_once=lambda: server.workers, done=filling.done,
+            failed=filling.failed, ended=filling.ended, owner=owner, note=note, job_id=table.job,
+        )  # fmt: skip
+    except CircuitError:
+        table_file(folder, table.id).unlink(missing_ok=True)
+        raise
     return table
 
 
-def _nothing(results: Sequence[Any], seconds: float) -> str:
-    """The runs are on disk and in the table: they need not be kept beside it."""
-    finished = sum(result is not None for result in results)
-    return f"{finished} of {len(results)} runs finished."
+class _Filling:
+    """Writes down what becomes of the runs. A disk that does not take it costs no run its turn: the table is written
+    again with the next one."""
+
+    def __init__(self, table: Table, folder: Path, keep: Callable[[Run], object]) -> None:
+        self.table = replace(table, rows=[replace(row) for row in table.rows])
+        self.folder = folder
+        self.keep = keep
+        self.problem = ""
+
+    def done(self, number: int, result: tuple[Run, Curve], told: list[str]) -> None:
+        run, curve = result
+        row = self.table.rows[number]
+        row.fill(run, curve, told)
+        try:
+            self.keep(run)
+            row.run = run.id
+        except RunFileError as error:
+            row.note = f"{row.note} {error}".strip()
+        self.write()
+
+    def failed(self, number: int, why: str) -> None:
+        row = self.table.rows[number]
+        row.state, row.note = _FAILED, why
+        self.write()
+
+    def ended(self, error: CircuitError) -> None:
+        self.table.end(_CANCELLED if isinstance(error, JobCancelled) else _NOT_RUN, str(error))
+        self.write()
+
+    def summary(self, results: Sequence[Any], seconds: float) -> str:
+        """All there is to hand over: the runs are on disk and in the table, and need not be kept beside it."""
+        finished = sum(result is not None for result in results)
+        if self.problem:
+            self.write()
+        return f"{finished} of {len(results)} runs finished. {self.problem}".strip()
+
+    def write(self) -> None:
+        try:
+            self.table.save(self.folder)
+            self.problem = ""
+        except RunFileError as error:
+            if not self.problem:  # once, not for every run
+                _log.warning("The table of a sweep could not be written.", exc_info=True)
+            self.problem = str(error)

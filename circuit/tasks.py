@@ -157,6 +157,7 @@ def _report(model: PatchableModel, request: CheckRequest, progress: Report, canc
     import torch
 
     from circuit.dataset import AnswerTokens, PromptDataLoader
+    from circuit.memory import by_batch
     from circuit.objective import is_right, token_values
 
     bos = _bos(model, request)
@@ -171,24 +172,32 @@ def _report(model: PatchableModel, request: CheckRequest, progress: Report, canc
         # Small on a CPU, which gains nothing by more, so that a cancel is quick.
         loader = PromptDataLoader(encoded.dataset(), batch_size=8 if model.device.type == "cpu" else 64)
         steps = Progress(len(loader), progress, cancelled)
-        for batch in loader:
+
+        @torch.no_grad()
+        def look(batch: PromptPairBatch) -> tuple[dict[str, Tensor], list[tuple[list[int], list[float]]]]:
+            """The batch's numbers, and for each prompt the likeliest tokens with their probabilities."""
             steps.check()
-            batch = batch.to(model.device)
-            rows = [encoded.usable[row] for row in batch.rows]
-            with torch.no_grad():
-                clean = model.logits(batch.clean, batch.last).float()
-                corrupt = model.logits(batch.corrupt, batch.last).float()
+            clean = model.logits(batch.clean, batch.last).float()
+            corrupt = model.logits(batch.corrupt, batch.last).float()
             probabilities = clean.softmax(-1)
             answers = batch.answers
             assert isinstance(answers, AnswerTokens)
-            columns["probability"][rows] = answers.sum(probabilities).cpu().numpy()
-            columns["rank"][rows] = ((clean > answers.largest(clean)[:, None]).sum(-1) + 1).cpu().numpy()
-            columns["right"][rows] = is_right(clean, batch).cpu().numpy()
+            found = {
+                "probability": answers.sum(probabilities),
+                "rank": (clean > answers.largest(clean)[:, None]).sum(-1) + 1,
+                "right": is_right(clean, batch),
+            }
             for name, logits in (("clean", clean), ("corrupt", corrupt)):
                 values = token_values(logits, request.grad_function)
-                columns[name][rows] = (answers.mean(values) - batch.wrong_answers.mean(values)).cpu().numpy()
+                found[name] = answers.mean(values) - batch.wrong_answers.mean(values)
             likeliest, tokens = probabilities.topk(min(5, probabilities.shape[-1]))
-            for row, ids, shares in zip(rows, tokens.tolist(), likeliest.tolist(), strict=True):
+            return found, list(zip(tokens.tolist(), likeliest.tolist(), strict=True))
+
+        for batch, (found, likeliest) in by_batch(model, loader, look, steps, steps_a_batch=1):
+            rows = [encoded.usable[row] for row in batch.rows]
+            for name, values in found.items():
+                columns[name][rows] = values.cpu().numpy()
+            for row, (ids, shares) in zip(rows, likeliest, strict=True):
                 top[row] = [(words.piece(i), share) for i, share in zip(ids, shares, strict=True)]
             steps.advance(f"{batch.rows.stop} of {len(encoded.usable)} pairs")
     return PromptReport(

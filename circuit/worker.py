@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from circuit.errors import CircuitError, JobCancelled, JobError
+from circuit.notes import collected
 from circuit.settings import cuda_devices
 
 WARM_UP = "EDGESCOPE_WARM_UP"  # environment variable: modules to import, separated by commas
@@ -39,7 +40,8 @@ INTERVAL = 0.1  # seconds between two progress events
 SMALLER = "Try fewer prompts at once, or a smaller model."
 Step = tuple[int, int, str]  # step, total, message
 _log = logging.getLogger(__name__)
-_asked_to_stop: set[str] = set()  # ids of jobs
+_asked_to_stop: dict[str, None] = {}  # ids of jobs, in the order in which they were asked
+_MOST_ASKED = 100  # more than jobs that may be about to begin here: those that ran elsewhere, or are over, leave an id
 _warm_up: threading.Thread | None = None
 
 
@@ -56,8 +58,9 @@ class JobFunction(Protocol):
     def __call__(self, request: Any, /, *, progress: Progress, cancelled: Callable[[], bool]) -> Any: ...
 
 
-def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None]:
-    """Run one pickled (function, request). Returns the job's last state, what goes with it, and its last progress.
+def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None, list[str]]:
+    """Run one pickled (function, request). Returns the job's last state, what goes with it, its last progress, and the
+    notes that nothing in it has collected.
 
     With "finished" goes the pickled result, with "cancelled" and "failed" the pickled exception, with "unexpected"
     a traceback. All as bytes or text: a result that cannot be pickled is then this job's error, not Dask's.
@@ -75,13 +78,14 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
     reporter = _Reporter(send)
     state: str
     outcome: bytes | str
+    notes: list[str] = []
     try:
         while _warm_up is not None and _warm_up.is_alive():  # two threads in one import can meet half a module
             if cancelled():
                 raise JobCancelled("The job was cancelled.")
             time.sleep(0.05)
         send(None)  # the job begins
-        with reporter:
+        with reporter, collected() as notes:
             function, request = pickle.loads(payload)
             value = function(request, progress=reporter.progress, cancelled=cancelled)
         state, outcome = "finished", cloudpickle.dumps(value)
@@ -94,8 +98,8 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
     except BaseException:  # SystemExit too: a job must not end a thread of Dask's
         state, outcome = "unexpected", traceback.format_exc()
     finally:
-        _asked_to_stop.discard(job_id)
-    return state, outcome, reporter.latest
+        _asked_to_stop.pop(job_id, None)
+    return state, outcome, reporter.latest, notes
 
 
 class _Reporter:
@@ -137,7 +141,9 @@ def _pickled(error: CircuitError) -> bytes:
 
 def ask_to_stop(job_id: str) -> None:
     """Dask calls it on the worker's own thread, while the job runs on another."""
-    _asked_to_stop.add(job_id)
+    _asked_to_stop[job_id] = None
+    while len(_asked_to_stop) > _MOST_ASKED:
+        del _asked_to_stop[next(iter(_asked_to_stop))]
 
 
 def end_worker(dask_worker: Any) -> None:

@@ -190,6 +190,7 @@ with columns[2]:
 with columns[3]:
     running = choose_running()
 
+told, beside = st.columns([4, 1], vertical_alignment="center")  # the button is seen without scrolling
 prompts = session.prompts()
 config: RunConfig | None = None
 try:
@@ -212,14 +213,15 @@ try:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
-    st.info(
-        f"**{len(prompts)} prompt pairs{held_out} on {title_of(session.model_key())}**: {method.describe()}. {before}, "
+    model = page.plain(title_of(session.model_key()))
+    told.info(
+        f"**{len(prompts)} prompt pairs{held_out} on {model}**: {method.describe()}. {before}, "
         f"and {n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
         icon=":material/functions:",
     )
 except CircuitError as error:
     config = None
-    st.error(str(error))
+    told.error(str(error))
 
 ready = config is not None and len(prompts) > 0
 if not prompts.pairs:
@@ -228,14 +230,17 @@ tokens.say_what_is_used(apart=bool(running["keep_positions"]))
 busy = job_panel.running("attribute") is not None
 if config is not None and ready and not busy:
     estimate.show(config)
-if click.button(
-    "Run attribution",
-    key="run-attribution",
-    type="primary",
-    icon=":material/play_arrow:",
-    disabled=busy or not ready,
-    help="Scores every edge with these options. It goes on when you leave the page, and can be cancelled.",
-):
+with beside:
+    clicked = click.button(
+        "Run attribution",
+        key="run-attribution",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=busy or not ready,
+        width="stretch",
+        help="Scores every edge with these options. It goes on when you leave the page, and can be cancelled.",
+    )
+if clicked:
     job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {title_of(session.model_key())}")
     st.rerun()
 finished = job_panel.follow("attribute", in_address=True, now=config)
@@ -247,7 +252,7 @@ if finished is not None:
 
 def summary(run: Run) -> None:
     st.subheader("Last run", anchor=False)
-    st.caption(run.caption)
+    st.caption(page.plain(run.caption))
     function = f"{run.config.method.grad_function} {run.config.method.answer_function}"
     cells = st.columns(5)
     cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")

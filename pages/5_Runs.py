@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pandas as pd
@@ -9,8 +10,9 @@ import streamlit as st
 
 from circuit import export
 from circuit.errors import RunFileError
-from circuit.run_library import LARGEST_FILE, LONGEST_NAME, LONGEST_NOTE, RunEntry
+from circuit.run_library import LONGEST_NAME, LONGEST_NOTE, RunEntry
 from circuit.runs import Run
+from circuit.settings import settings
 from circuit.ui import explain, my_runs, page, session, shared_settings
 
 page.begin(
@@ -75,10 +77,10 @@ def one(entry: RunEntry) -> None:
             help="One safetensors file with scores, settings and origin; any safetensors reader opens it.",
         )  # fmt: skip
         delete([entry])
-    st.caption(
+    st.caption(page.plain(
         f"{entry.name}: {entry.method}; {entry.prompts}, {entry.n_pairs:,} pairs; {entry.model}, "
-        f"{entry.n_edges:,} edges. {entry.note}".replace("$", "\\$")
-    )
+        f"{entry.n_edges:,} edges. {entry.note}"
+    ))  # fmt: skip
     with st.expander("Where it comes from"):
         provenance(entry)
 
@@ -172,16 +174,17 @@ def provenance(entry: RunEntry) -> None:
 
 
 def take_in() -> None:
+    largest = int(settings().largest_upload * 2**20)
     with st.expander("Take in a run that was made elsewhere", icon=":material/upload_file:"):
         file = st.file_uploader(
             "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get('taken', 0)}",
-            max_upload_size=LARGEST_FILE // 2**20,
+            max_upload_size=math.ceil(settings().largest_upload),
             help="It is read as data: nothing in it is run. Its scores must be finite and fit its model's edges.",
         )  # fmt: skip
         if file is None:
             return
         try:
-            run = library.take_in(file.getvalue(), file.name)
+            run = library.take_in(file.getvalue(), file.name, largest)
         except RunFileError as error:
             st.error(page.plain(str(error)))
             return

@@ -231,7 +231,7 @@ if len(runs) < 2:
 letters = list(ascii_uppercase[: len(runs)])
 legend(runs, letters)
 if (why_not := why_not_comparable(runs)) is not None:
-    st.error(why_not)
+    st.error(page.plain(why_not))
     settings(runs, letters)
     st.stop()
 settings(runs, letters)

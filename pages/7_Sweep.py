@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from typing import get_args
 
@@ -16,7 +17,7 @@ from circuit.prompt_files import MOST_BYTES, read_file
 from circuit.prompts import PromptSet
 from circuit.runs import RUN_ID
 from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
-from circuit.ui import click, explain, job_panel, page, session
+from circuit.ui import click, estimate, explain, job_panel, my_runs, page, session
 from circuit.ui.server import job_server, visitor
 from circuit.ui.shared_settings import HELD_OUT
 
@@ -158,6 +159,8 @@ st.info(
     f"{len(sweep)} run{'' if len(sweep) == 1 else 's'}**, of at most {MOST_RUNS}.",
     icon=":material/grid_view:",
 )
+if ready:
+    estimate.show_sweep(sweep)
 
 
 def shown() -> Table | None:
@@ -173,8 +176,6 @@ def shown() -> Table | None:
         st.warning(f"{error} {explain.more('run')}")
         return None
     st.session_state["sweep_table"] = st.query_params["table"] = table.id
-    if "job-sweep" not in st.session_state and job_server().get(table.job) is not None:
-        st.session_state["job-sweep"] = table.job
     return table
 
 
@@ -182,17 +183,27 @@ def link(row: Row) -> str | None:
     return f"Scores?run={row.run}" if row.run else None
 
 
-@st.fragment(run_every=1.0 if job_panel.running("sweep") is not None else None)
-def results(table_id: str) -> None:
+def goes_on(table: Table) -> bool:
+    """Whether its rows may still change. Who has the table's link may look on, and has no part in its job."""
+    return (job := job_server().get(table.job)) is not None and not job.over
+
+
+def results(table: Table) -> None:
+    st.fragment(show, run_every=1.0 if goes_on(table) else None)(table.id)
+
+
+def show(table_id: str) -> None:
     """The table, as full as it is."""
     try:
         table = Table.load(table_file(runs_folder(), table_id))
+        table = table.seen(goes_on=goes_on(table))
     except RunFileError as error:
         st.warning(f"{error} {explain.more('run')}")
         return
     rows = table.rows
-    finished, bad = (sum(row.state == state for row in rows) for state in ("done", "failed"))
-    st.subheader(f"{finished} of {len(rows)} runs are done" + (f", {bad} failed" if bad else ""), anchor=False)
+    n = Counter(row.state for row in rows)
+    others = "".join(f", {n[state]} {state}" for state in ("failed", "cancelled", "not run") if n[state])
+    st.subheader(f"{n['done']} of {len(rows)} runs are done{others}", anchor=False)
     frame = pd.DataFrame(
         {
             "Open": [link(row) for row in rows],
@@ -245,15 +256,15 @@ if click.button(
     help="Runs all of them, one after the other or on all workers. It goes on when you leave the page.",
 ):  # fmt: skip
     try:
-        table = start(job_server(), sweep, runs_folder(), title, visitor())
+        table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
         st.session_state["sweep_table"] = st.query_params["table"] = table.id
         st.session_state["job-sweep"] = table.job
-        st.session_state.pop("error-sweep", None)
+        job_panel.forget_error("sweep")
         st.rerun()
     except CircuitError as error:
         st.error(str(error))
 last = shown()
-if (said := job_panel.follow("sweep")) is not None:
+if (said := job_panel.follow("sweep", in_address=True)) is not None:
     st.toast(said)
 if last is not None:
-    results(last.id)
+    results(last)

@@ -124,6 +124,31 @@ def test_runs_of_one_graph_are_compared() -> None:
     assert why_not_comparable([run_with(0), run_with(1), run_with(2)]) is None
 
 
+SHA, OTHER = {"source": "a", "sha256": "1" * 64}, {"source": "a", "sha256": "2" * 64}
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "words"),
+    [
+        (("gpt2", "other"), ({}, {}), "their models differ (gpt2, other)"),
+        (("gpt2", "gpt2"), (SHA, OTHER), "their models' weights differ (gpt2 111111111111, gpt2 222222222222)"),
+        (("gpt2", "other"), (SHA, {"revision": "3" * 40}), "their models differ (gpt2, other)"),
+        (("gpt2", "local/gpt2"), (SHA, SHA), None),  # the same files under another name
+        (("gpt2", "gpt2"), (SHA, None), None),  # an old run, or one made elsewhere
+    ],
+)
+def test_other_models_of_the_same_shape_are_not_compared(
+    models: tuple[str, str], weights: tuple[Any, Any], words: str | None
+) -> None:
+    runs = [run_with(0), run_with(1)]
+    for run, model, identity in zip(runs, models, weights, strict=True):
+        run.config = replace(run.config, model=model)
+        run.provenance = {"model": model, "weights": identity}
+    why = why_not_comparable(runs)
+    assert (why is None) == (words is None)
+    assert (words or "") in (why or "")
+
+
 def test_the_table_holds_the_settings_that_differ_and_no_other() -> None:
     first, second = run_with(0), run_with(0)
     assert differing_settings([first, second]).empty

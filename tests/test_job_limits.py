@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from circuit import worker
 from circuit.errors import JobError
 from circuit.jobs import Job, JobServer
 from tests.job_functions import LONG, count, deaf, running, square, until, works, write_down
@@ -142,6 +144,28 @@ def test_a_job_can_be_cancelled_in_every_state(when: str) -> None:
         if when == "queued":
             assert first.state == "running"
             stop(first)
+        assert works(server)
+    finally:
+        server.close()
+
+
+def test_a_worker_that_does_not_hear_the_cancel_while_it_starts_does_not_begin_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = JobServer(warm_up=["tests.slow_import"], grace=0.3)
+    send = server._send
+
+    def busy(function: Any, *arguments: Any, **options: Any) -> None:
+        if function is not worker.ask_to_stop:
+            send(function, *arguments, **options)
+
+    monkeypatch.setattr(server, "_send", busy)
+    try:
+        job = server.submit(deaf, 600.0)
+        until(lambda: server.ready and job._state == "starting")
+        until(lambda: any(server._client.processing().values()))  # Dask has given it to the worker, which still imports
+        job.cancel()
+        assert job.wait(30)
         assert works(server)
     finally:
         server.close()

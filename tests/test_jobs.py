@@ -13,9 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
+from circuit import worker
 from circuit.cluster import LocalCluster
 from circuit.errors import JobCancelled, JobError, PromptError
 from circuit.jobs import JobServer
+from circuit.method import Method
+from circuit.presets import PRESETS
+from circuit.runs import RunConfig
+from circuit.tasks import attribute
 from tests.job_functions import (
     LONG,
     awkward_error,
@@ -369,3 +374,44 @@ def test_no_process_and_no_key_outlives_the_web_process(tmp_path: Path, ending: 
     parent.communicate(timeout=30)
     until(lambda: not any(lives(int(pid)) for pid in family))
     until(lambda: not Path(folder).exists())
+
+
+def test_a_worker_does_not_remember_every_job_it_was_asked_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_asked_to_stop", {})
+    for number in range(1000):
+        worker.ask_to_stop(f"job {number}")
+    assert len(worker._asked_to_stop) == 100
+    assert "job 999" in worker._asked_to_stop
+
+
+def test_only_the_worker_of_a_job_is_asked_to_stop_it(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    send = server._send
+
+    def seen(function: Any, *arguments: Any, **options: Any) -> None:
+        asked.append(options.get("workers"))
+        send(function, *arguments, **options)
+
+    monkeypatch.setattr(server, "_send", seen)
+    job = running(server.submit(count, LONG))
+    job.cancel()
+    assert job.wait(30)
+    assert asked == [[job._worker]]
+
+
+@pytest.mark.timeout(150)
+def test_a_bundled_model_is_free_soon_after_a_cancel() -> None:
+    server = JobServer()
+    try:
+        long = Method(mask_val=None, integrated_grad_samples=500)
+        config = RunConfig("teaching", PRESETS["teaching-ioi"].prompts, long)
+        job = server.submit(attribute, config)
+        until(lambda: job.step > 2, 90)
+        before = job.elapsed
+        job.cancel()
+        assert job.wait(30)
+        assert job.state == "cancelled"
+        assert job.elapsed - before < 10  # two, where the machine has nothing else to do
+        assert works(server)
+    finally:
+        server.close()

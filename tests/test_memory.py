@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from circuit import calibration
 from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.effects import edge_effects
 from circuit.errors import BatchMemoryError, CircuitError
@@ -29,7 +30,7 @@ from circuit.notes import collected
 from circuit.patching import run_edge_masks
 from circuit.prompts import PromptPair, PromptSet
 from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute
+from circuit.tasks import CheckRequest, attribute, check_prompts
 from tests.small_models import D_VOCAB, shared_model
 
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -215,6 +216,29 @@ def test_a_curve_is_measured_all_the_same(small: str) -> None:
     with SmallMemory(4, N_TOKENS, ERRORS["cpu"]), pytest.warns(UserWarning, match="halved"):
         found = measure(request)
     np.testing.assert_allclose(found.values, whole.values, atol=1e-4)
+
+
+def test_prompts_are_checked_all_the_same(small: str) -> None:
+    request = CheckRequest(small, PROMPTS)
+    whole = check_prompts(request)
+    with SmallMemory(3, N_TOKENS, ERRORS["cpu"]) as memory, collected() as notes:
+        found = check_prompts(request)
+    assert memory.failures
+    assert any("halved to 2 prompts" in note for note in notes)
+    for name in ("probability", "difference_clean", "difference_corrupt"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=1e-5)
+    np.testing.assert_array_equal(found.rank, whole.rank)
+    assert [[token for token, _ in row] for row in found.top_tokens] == [
+        [token for token, _ in row] for row in whole.top_tokens
+    ]
+
+
+def test_a_device_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuit.calibration._SIZES", {"cpu": ((1, N_TOKENS), (4, N_TOKENS))})
+    with SmallMemory(2, N_TOKENS, ERRORS["cpu"]) as memory, collected():
+        pace = calibration.measure(shared_model("llama"))
+    assert memory.failures
+    assert pace.step.seconds(28) > 0
 
 
 # --- for real ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from circuit.tasks import (
 from circuit.ui import estimate
 from circuit.ui.prompt_table import from_table
 from circuit.ui.server import job_server
-from tests.job_functions import LONG, count, until
+from tests.job_functions import LONG, count, square, until
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -49,6 +49,7 @@ APP = str(Path(__file__).parent.parent / "app.py")
 PROMPTS, ATTRIBUTE, SCORES, CIRCUIT = (
     f"pages/{name}.py" for name in ("1_Prompts", "2_Attribute", "3_Scores", "4_Circuit")
 )
+RUNS = "pages/5_Runs.py"
 PAGES = [PROMPTS, ATTRIBUTE, SCORES, CIRCUIT]
 NUMBERS = PromptSet(
     "numbers",
@@ -61,6 +62,11 @@ def server(small: str) -> Iterator[None]:
     """One worker for all tests here, which finds the small model; it ends with them."""
     yield
     job_server.clear()
+
+
+def read(markdown: str) -> str:
+    """What a reader sees of text with its marks escaped."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
 
 
 class Visitor:
@@ -132,13 +138,13 @@ class Visitor:
         at = self.at
         parts = [at.header, at.subheader, at.markdown, at.info, at.warning, at.error, at.success, at.caption]
         said = "\n".join(str(element.value) for elements in parts for element in elements)
-        return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", said)  # what a reader sees of text with its marks escaped
+        return read(said)
 
     def metrics(self) -> dict[str, str]:
         return {metric.label: metric.value for metric in self.at.metric}
 
     def errors(self) -> str:
-        return "\n".join(str(error.value) for error in self.at.error)
+        return read("\n".join(str(error.value) for error in self.at.error))
 
     def result(self) -> Run | None:
         """The run that this session looks at."""
@@ -740,6 +746,47 @@ def test_a_job_goes_on_while_its_page_is_left_and_a_reload_finds_it(long_job: Vi
     reloaded.click("Cancel")
     for visitor in (reloaded, long_job):
         visitor.wait(lambda at=visitor.at: "The job was cancelled." in [info.value for info in at.info])  # type: ignore[misc]
+
+
+def test_any_open_page_of_the_session_keeps_its_jobs(long_job: Visitor) -> None:
+    job = job_server().get(long_job.at.session_state["job-attribute"])
+    assert job is not None
+    for page in (RUNS, "pages/9_Glossary.py", PROMPTS):
+        job._asked = 0.0  # long ago
+        long_job.go(page)
+        assert job._asked > 0, page
+    job.cancel()
+
+
+def test_what_was_done_otherwise_than_asked_is_said_until_the_settings_are_others(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = visitor.finish()
+    job = job_server().submit(square, 3, note="attribute")
+    assert job.wait(60)
+    job.told = ["The batch was *halved* to 2 prompts."]
+    job._value = run
+    visitor.at.session_state["job-attribute"] = job.id
+    visitor.run()
+    assert "The batch was *halved* to 2 prompts." in visitor.words()
+    visitor.run()
+    assert "The batch was *halved* to 2 prompts." in visitor.words()
+    visitor.choose(kind="Integrated gradients")
+    assert "halved" not in visitor.words()
+
+
+def test_names_of_prompts_are_shown_as_they_are(visitor: Visitor, small: str) -> None:
+    name = "![x](http://elsewhere/x.png)"
+    visitor.work_on(small, replace(NUMBERS, name=name))
+    visitor.click("Run attribution")
+    job = job_server().get(visitor.at.session_state["job-attribute"])
+    assert job is not None
+    seen = [str(each.value) for each in (*visitor.at.main.markdown, *visitor.at.main.caption)]
+    assert job.wait(60)
+    visitor.wait(visitor.result)
+    seen += [str(each.value) for each in (*visitor.at.main.markdown, *visitor.at.main.caption)]
+    assert any("elsewhere" in words for words in seen)
+    assert not any(name in words for words in seen)
 
 
 def test_what_was_said_of_a_job_goes_when_the_settings_are_others(long_job: Visitor) -> None:

@@ -121,3 +121,17 @@ def test_owners_that_left_are_forgotten() -> None:
         assert queue.take() == number
         queue.end(number)
     assert len(queue._turns) <= 1001
+
+
+def test_a_group_that_is_held_open_counts_though_nothing_of_it_is_there() -> None:
+    queue = filled("b1")
+    queue.hold("a", "a", "sweep")
+    assert queue.has_group("a", "sweep")
+    assert (queue.jobs("a"), queue.jobs("a", running=False), len(queue)) == (1, 0, 1)
+    queue.add("a1", "a", "sweep")
+    assert queue.jobs("a") == 1
+    assert queue.order() == ["b1", "a1"]  # holding is no turn, and no share of the workers
+    queue.end("a1")
+    queue.end("a")
+    assert not queue.has_group("a", "sweep")
+    assert queue.jobs("a") == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -21,8 +23,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from circuit import run_library
+from circuit import run_library, runs
 from circuit.errors import RunFileError
+from circuit.files import write_whole
 from circuit.run_library import RunLibrary
 from circuit.runs import Run
 from tests.test_runs import header_of, make_run
@@ -294,6 +297,20 @@ def test_a_file_that_is_too_large_is_refused_unread(library: RunLibrary) -> None
         library.take_in(bytes(run_library.LARGEST_FILE + 1), "x.safetensors")
 
 
+def test_the_owner_says_how_large_a_file_may_be_and_how_many_runs_are_kept(library: RunLibrary) -> None:
+    with pytest.raises(RunFileError, match=r"runs of up to 0\.5 MB are taken"):
+        library.take_in(bytes(2**19 + 1), "x.safetensors", 2**19)
+    limited = RunLibrary(library.folder, most=2)
+    first, second = kept(limited), kept(limited)
+    third = make_run()
+    with pytest.raises(RunFileError, match="this server keeps 2 runs, and has as many"):
+        limited.save(third)
+    limited.save(first)  # which is there
+    limited.delete(second.id)
+    limited.save(third)
+    assert len(names(limited)) == 2
+
+
 # --- when the disk does not do its part ----------------------------------------------------------------------------
 
 
@@ -351,6 +368,38 @@ def test_a_directory_that_cannot_be_read_or_made_is_a_sentence(open_tmp: Path) -
         assert RunLibrary(folder).listing().problem == "The runs directory cannot be read: Not a directory."
         with pytest.raises(RunFileError, match="could not be saved"):
             RunLibrary(folder).save(make_run())
+
+
+def test_a_disk_that_fails_for_a_moment_does_not_make_a_run_damaged(
+    library: RunLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kept(library)
+    safe_open = runs.safe_open
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(runs, "safe_open", failing)
+    listing = library.listing()
+    assert not listing.entries
+    assert listing.damaged == {file_of(library, run).name: "It cannot be read at the moment: Input/output error."}
+    monkeypatch.setattr(runs, "safe_open", safe_open)
+    listing = library.listing()
+    assert [entry.id for entry in listing.entries] == [run.id]
+    assert not listing.damaged
+
+
+def test_a_file_is_whole_and_its_name_is_settled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[bool] = []
+    fsync = os.fsync
+
+    def seen(number: int) -> None:
+        settled.append(stat.S_ISDIR(os.fstat(number).st_mode))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    write_whole(tmp_path / "file", lambda part: part.write_text("x"))
+    assert settled == [False, True]
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(library: RunLibrary) -> None:

@@ -13,13 +13,17 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
+from circuit.faithfulness import Curve
 from circuit.links import settings_file, settings_text
+from circuit.measuring import MeasureRequest, measure
 from circuit.method import AblationType, Method
 from circuit.run_library import RunLibrary
 from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute
 from circuit.ui.server import job_server
+from tests.job_functions import LONG, count
 from tests.test_pages import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
@@ -248,6 +252,42 @@ def test_a_run_is_saved_though_its_visitor_has_gone(library: RunLibrary, small: 
     assert [entry.id for entry in library.listing().entries] == [job.result().id]
 
 
+def test_what_others_have_measured_of_a_run_is_kept_beside_what_a_session_measures(
+    runs: list[Run], library: RunLibrary
+) -> None:
+    request = MeasureRequest(runs[0].config, runs[0].scores, (5,))
+    first, second = measure(request), measure(replace(request, sizes=(9,)))
+
+    def page() -> None:
+        import streamlit as st
+
+        from circuit.ui import session
+
+        for run, key, curve in st.session_state.get("to keep", []):
+            session.keep_curve(run, key, curve)
+
+    one, other = AppTest.from_function(page).run(), AppTest.from_function(page).run()
+    for at, curves in ((one, [("a", first)]), (other, [("a", second), ("b", second)]), (one, [("c", first)])):
+        at.session_state["to keep"] = [(runs[0], key, curve) for key, curve in curves]
+        at.run()
+        assert not at.exception
+    kept = json.loads(library.curves_file(runs[0].id).read_text())
+    assert {key: [n for n in Curve.from_dict(values).sizes if n in (5, 9)] for key, values in kept.items()} == {
+        "a": [5, 9], "b": [9], "c": [5],
+    }  # fmt: skip
+    assert set(one.session_state["curves"][runs[0].id]) == {"a", "b", "c"}
+
+
+def test_names_and_notes_are_shown_as_they_are(runs: list[Run], library: RunLibrary) -> None:
+    library.label(runs[1].id, "![x](http://elsewhere/x.png)", "[a link](http://elsewhere) $x$")
+    visitor = Visitor(RUNS)
+    select(visitor, 0)
+    (caption,) = [each.value for each in visitor.at.caption if "elsewhere" in each.value]
+    assert "![" not in caption
+    assert "](" not in caption
+    assert "![x](http://elsewhere/x.png)" in visitor.words()
+
+
 # --- who sees what -------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +314,51 @@ def test_a_session_of_a_shared_server_lists_its_own_runs_also_after_a_reload(
     again.at.button("delete-yes").click()
     again.run()
     assert run.id not in library
+    assert len(library.listing().entries) == 2
+
+
+def test_a_run_is_listed_though_its_tab_was_closed_before_it_finished(
+    library: RunLibrary, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESCOPE_LIST_RUNS", "own")
+    visitor = Visitor()
+    visitor.work_on(small, NUMBERS)
+    visitor.go(ATTRIBUTE)
+    visitor.click("Run attribution")
+    address = visitor.query()["mine"]
+    job = job_server().get(visitor.at.session_state["job-attribute"])
+    assert job is not None
+    assert job.wait(60)  # nobody looks at the page any more
+    assert len(table(Visitor(RUNS, mine=address))) == 1
+    assert "No run is kept yet" in Visitor(RUNS).words()
+
+
+def test_the_runs_of_a_sweep_are_listed_as_the_visitors_own(
+    library: RunLibrary, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESCOPE_LIST_RUNS", "own")
+    visitor = Visitor()
+    visitor.work_on(small, NUMBERS)
+    visitor.go("pages/7_Sweep.py")
+    visitor.click("Run the sweep")
+    visitor.wait(lambda: "2 of 2 runs are done" in visitor.words(), 90)
+    visitor.go(RUNS)
+    assert len(table(visitor)) == 2
+    assert "No run is kept yet" in Visitor(RUNS).words()
+
+
+def test_the_owners_limits_on_runs_hold(
+    runs: list[Run], library: RunLibrary, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESCOPE_LARGEST_UPLOAD", "0.1")
+    visitor = Visitor(RUNS)
+    upload(visitor, bytes(2**20))
+    assert "runs of up to 0.1 MB are taken" in visitor.errors()
+    monkeypatch.setenv("EDGESCOPE_MOST_RUNS", "2")
+    visitor.work_on(small, NUMBERS)
+    visitor.go(ATTRIBUTE)
+    visitor.finish()
+    assert "this server keeps 2 runs, and has as many" in visitor.words()
     assert len(library.listing().entries) == 2
 
 
@@ -308,6 +393,14 @@ def test_a_link_shows_the_same_view_elsewhere_without_what_is_the_senders(runs: 
     other = Visitor(CIRCUIT, **parameters(view))
     assert "17" in other.words()
     assert set(parameters(settings)) == {"settings"}
+
+
+def test_a_link_gives_nobody_the_senders_jobs(runs: list[Run]) -> None:
+    job = job_server().submit(count, LONG, note=f"curve-{runs[0].id}")
+    visitor = Visitor(CIRCUIT, run=runs[0].id, curve=job.id, smallest=job.id, effects=job.id)
+    assert job.id not in shared(visitor)[0]
+    assert parameters(shared(visitor)[0])["run"] == runs[0].id
+    job.cancel()
 
 
 def test_a_link_of_settings_fills_the_form(runs: list[Run], small: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +15,21 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.errors import OptionError, RunFileError
-from circuit.jobs import JobServer
+from circuit.errors import JobError, OptionError, PromptError, RunFileError
+from circuit.estimate import Line, Pace
+from circuit.files import write_whole
+from circuit.jobs import Job, JobServer
 from circuit.measuring import MeasureRequest, measure
 from circuit.method import AblationType, Method
 from circuit.presets import PRESETS
 from circuit.prompts import PromptPair, PromptSet
+from circuit.run_library import RunLibrary
 from circuit.runs import Run
-from circuit.sweep import MOST_RUNS, OneRun, Sweep, Table, run_one, start, table_file
+from circuit.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
 from circuit.tasks import attribute
+from circuit.ui import estimate
 from circuit.ui.server import job_server
+from tests.job_functions import LONG, count, until
 from tests.test_pages import Visitor
 
 pytestmark = pytest.mark.timeout(120)
@@ -108,11 +115,123 @@ def test_a_table_survives_its_file_and_becomes_csv(tmp_path: Path) -> None:
 
 
 def rows(request: OneRun) -> Any:
-    from circuit.sweep import Row
-
     row = Row.of(request)
     row.fill(*run_one(request))
     return row
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_stays_text() -> None:
+    row = Row("teaching", '=HYPERLINK("http://elsewhere")', "EAP", accuracy=-0.5, note="@SUM(1)", top_edges="+1 → -2")
+    (line,) = csv.DictReader(io.StringIO(Table("one", [row]).to_csv()))
+    assert line["prompts"] == '\'=HYPERLINK("http://elsewhere")'
+    assert (line["note"], line["top_edges"], line["model"]) == ("'@SUM(1)", "'+1 → -2", "teaching")
+    assert float(line["accuracy"]) == -0.5
+
+
+def end(server: JobServer, table: Table) -> Job:
+    job = server.get(table.job)
+    assert job is not None
+    assert job.wait(100)
+    return job
+
+
+@pytest.fixture
+def busy(server: JobServer) -> Iterator[None]:
+    """Both workers have something else to do."""
+    jobs = [server.submit(count, LONG, owner="somebody") for _ in range(2)]
+    until(lambda: all(job.state == "running" for job in jobs))
+    yield
+    for job in jobs:
+        job.cancel()
+        assert job.wait(30)
+
+
+def test_rows_that_were_cancelled_say_so(server: JobServer, tmp_path: Path, busy: None) -> None:
+    table = start(server, Sweep(("teaching",), (IOI,), (Method(), IG)), tmp_path, "two")
+    job = server.get(table.job)
+    assert job is not None
+    job.cancel()
+    assert end(server, table).state == "cancelled"
+    rows = Table.load(table_file(tmp_path, table.id)).rows
+    assert [(row.state, row.note) for row in rows] == [("cancelled", "The job was cancelled.")] * 2
+
+
+def test_rows_say_why_the_sweep_ended_before_their_turn(server: JobServer, tmp_path: Path, busy: None) -> None:
+    table = start(server, Sweep(("teaching",), (IOI,), (Method(), IG)), tmp_path, "two")
+    job = server.get(table.job)
+    assert job is not None
+    server._stop(job, JobError("The job was stopped after 1 minutes."))
+    assert end(server, table).state == "failed"
+    rows = Table.load(table_file(tmp_path, table.id)).rows
+    assert [(row.state, row.note) for row in rows] == [("not run", "The job was stopped after 1 minutes.")] * 2
+
+
+def test_a_table_whose_job_is_gone_does_not_go_on_waiting(tmp_path: Path) -> None:
+    Table("two", [Row("m", "p", "EAP", state="done"), Row("m", "p", "IG")], id="a").save(tmp_path)
+    path = table_file(tmp_path, "a")
+    assert [row.state for row in Table.load(path).seen(goes_on=True).rows] == ["done", "waiting"]
+    seen = Table.load(path).seen(goes_on=False)
+    assert [row.state for row in seen.rows] == ["done", "not run"]
+    assert "started again" in seen.rows[1].note
+
+
+def test_a_disk_that_fails_meanwhile_costs_no_run_its_turn(
+    server: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table can be written before anything runs, and again when all is over."""
+    written: list[Path] = []
+
+    def failing(path: Path, write: Any) -> None:
+        written.append(path)
+        if len(written) in (2, 3):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, write)
+
+    def keep(run: Run) -> None:
+        if run.config.method == IG:
+            raise RunFileError("The run could not be saved in the runs directory: No space left on device.")
+        RunLibrary(tmp_path).save(run)
+
+    monkeypatch.setattr("circuit.sweep.write_whole", failing)
+    sweep = Sweep(("teaching",), (IOI,), (Method(), IG))
+    table = start(server, sweep, tmp_path, "two", keep=keep)
+    assert end(server, table).result() == "2 of 2 runs finished."
+    first, second = Table.load(table_file(tmp_path, table.id)).rows
+    assert (first.state, second.state) == ("done", "done")
+    assert first.run
+    assert (second.run, second.note) == (
+        "", "The run could not be saved in the runs directory: No space left on device.",
+    )  # fmt: skip
+
+
+def test_a_disk_that_stays_full_is_said_without_its_path(
+    server: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, write: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    table = start(server, Sweep(("teaching",), (IOI,), (Method(),)), tmp_path, "one")
+    monkeypatch.setattr("circuit.sweep.write_whole", full)
+    assert end(server, table).result() == (
+        "1 of 1 runs finished. The table could not be saved: No space left on device."
+    )
+    with pytest.raises(RunFileError, match=r"^The table could not be saved: No space left on device\.$"):
+        start(server, Sweep(("teaching",), (IOI,), (Method(),)), tmp_path, "one")
+
+
+def test_a_sweep_that_the_server_does_not_take_leaves_nothing(tmp_path: Path) -> None:
+    server = JobServer(warm_up=[], check=refuse)
+    try:
+        with pytest.raises(PromptError, match="too many"):
+            start(server, Sweep(("teaching",), (IOI,), (Method(),)), tmp_path, "one")
+        assert not server._jobs
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        server.close()
+
+
+def refuse(request: Any) -> None:
+    raise PromptError("These are too many.")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "other"}', '{"format": "edgescope-sweep-1", "rows": [1]}'])
@@ -163,3 +282,40 @@ def test_the_page_says_why_nothing_can_be_run(visitor: Visitor) -> None:
     pick(visitor.at, "sweep_models", [])
     assert "at least one model" in visitor.errors()
     assert visitor.button("Run the sweep").disabled
+
+
+def test_the_owners_limit_on_prompts_holds_for_a_sweep(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESCOPE_MOST_PROMPTS", "3")
+    visitor.click("Run the sweep")
+    assert "There are 8 prompt pairs, and this server allows 3 a run" in visitor.errors()
+
+
+def test_a_link_to_a_table_gives_no_right_to_cancel_it(visitor: Visitor) -> None:
+    jobs = [job_server().submit(count, LONG, owner="somebody") for _ in range(job_server().workers)]
+    visitor.click("Run the sweep")
+    address = visitor.query()
+    assert "Cancel" in [button.label for button in visitor.at.button]
+    guest = Visitor("pages/7_Sweep.py", table=address["table"])
+    assert "0 of 2 runs are done" in guest.words()
+    assert "Cancel" not in [button.label for button in guest.at.button]
+    again = Visitor("pages/7_Sweep.py", **address)  # a reload
+    again.click("Cancel")
+    guest.wait(lambda: "0 of 2 runs are done, 2 cancelled" in guest.words())
+    for job in jobs:
+        job.cancel()
+
+
+def test_the_time_of_a_sweep_is_estimated_where_its_models_have_been_measured(visitor: Visitor) -> None:
+    estimate.paces.clear()
+    visitor.run()
+    assert "Time is estimated for models that 2 · Attribute has estimated a run of." in visitor.words()
+    visitor.go("pages/2_Attribute.py")
+    visitor.wait(lambda: "and at most" in visitor.words(), 90)
+    visitor.go("pages/7_Sweep.py")
+    pick(visitor.at, "sweep_models", ["teaching"])
+    assert "for all 2 runs; measuring their circuits comes on top" in visitor.words()
+    pace = Pace(estimate.paces()["teaching", "auto", "auto"].shape, "cpu", 10**9, Line(10.0, 0.0), Line(100.0, 0.0))
+    estimate.paces()["teaching", "auto", "auto"] = pace
+    visitor.run()
+    # Eight prompts are one batch: 1 and 6 steps of 100 s, and for each run three forward passes of 10 s.
+    assert "About 13 min for all 2 runs" in visitor.words()

@@ -1,7 +1,8 @@
 """Before a run: about how long it will take, how much memory, and what to change where that is too much.
 
-    show    one line, and a warning where the run will not fit; changes at once with the options
-    learn   how long the run really took
+    show        one line, and a warning where the run will not fit; changes at once with the options
+    show_sweep  one line for all runs of a sweep, where its models have been measured
+    learn       how long the run really took
 
 The worker measures a model on its device once, when it is first needed; what it found is kept for all sessions, and
 put right by every run that was estimated.
@@ -14,9 +15,11 @@ import streamlit as st
 from circuit.calibration import calibrate
 from circuit.catalogue import is_here, title_of
 from circuit.errors import CircuitError
-from circuit.estimate import Pace, Work
+from circuit.estimate import Pace, Work, duration
+from circuit.prompts import encode
 from circuit.runs import Run, RunConfig
 from circuit.sharding import shards
+from circuit.sweep import Sweep
 from circuit.tasks import ModelRequest, attribute
 from circuit.ui import explain, job_panel, session, tokens
 from circuit.ui.server import job_server
@@ -45,6 +48,27 @@ def show(config: RunConfig) -> None:
             title = f"Measuring how fast {title_of(config.model)} runs here"
             job_panel.start(slot, calibrate, ModelRequest(config.model, config.dtype, config.device), title=title)
         _wait(slot, job_panel.Ticks())
+
+
+def show_sweep(sweep: Sweep) -> None:
+    """What the runs of a sweep will take together; nothing is measured for it."""
+    seconds = 0.0
+    lengths = {}
+    for request in sweep.requests():
+        config = request.config
+        pace, words = paces().get((config.model, config.device, config.dtype)), tokens.known(config.model)
+        if pace is None or words is None:
+            st.caption("Time is estimated for models that 2 · Attribute has estimated a run of.")
+            return
+        if (of := (config.model, config.prompts)) not in lengths:
+            encoded = encode(config.prompts, words, words.prepend_bos, words.n_ctx)
+            lengths[of] = [len(encoded.clean[row]) for row in encoded.usable]
+        if lengths[of]:  # else the run will say in its row that it has no prompts
+            seconds += pace.estimate(Work.of(config, lengths[of])).seconds
+    st.caption(
+        f":material/timer: About {duration(seconds / job_server().workers)} for all {len(sweep)} runs; measuring their "
+        "circuits comes on top."
+    )
 
 
 def learn(run: Run) -> None:

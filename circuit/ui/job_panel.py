@@ -5,7 +5,8 @@
         session.show_run(value)                      # its result, once
 
 The panel polls in a fragment, so the rest of the page is drawn once and stays usable. The job lives in the server: it
-goes on when the page is left, and a reload finds it again by the id in the address.
+goes on when the page is left, and a reload finds it again by the id in the address. Any open page of the session counts
+as looking at all its jobs (`watch`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import streamlit as st
 
 from circuit.errors import CircuitError
 from circuit.jobs import Job
-from circuit.limits import check_request
+from circuit.settings import settings
 from circuit.sharding import submit
 from circuit.tasks import attribute
-from circuit.ui import my_runs
+from circuit.ui import explain, my_runs, page
 from circuit.ui.server import job_server, visitor
 from circuit.worker import JobFunction
 
@@ -40,8 +41,7 @@ def start(slot: str, function: JobFunction, request: Any, title: str) -> None:
     forget_error(slot)
     st.session_state[f"request-{slot}"] = request
     try:
-        check_request(request)
-        keep = my_runs.keep if function is attribute else None
+        keep = my_runs.keeper() if function is attribute else None
         job = submit(job_server(), function, request, title=title, owner=visitor(), note=slot, keep=keep)
         st.session_state[f"job-{slot}"] = job.id
     except CircuitError as error:
@@ -54,8 +54,24 @@ def fail(slot: str, words: str) -> None:
 
 
 def forget_error(slot: str) -> None:
-    """Take back what went wrong in this slot, so that it may be tried again."""
+    """Take back what went wrong in this slot, or was done otherwise than asked, so that it may be tried again."""
     st.session_state.pop(f"error-{slot}", None)
+    st.session_state.pop(f"told-{slot}", None)
+
+
+def watch() -> None:
+    """Call on every page: its jobs go on as long as the session has a page open, whichever it is."""
+    if any(_job(slot) is not None for slot in _slots()):
+        st.fragment(_look_at_all, run_every=min(60.0, 15 * settings().unwatched_minutes))()
+
+
+def _look_at_all() -> None:
+    for slot in _slots():
+        _job(slot)
+
+
+def _slots() -> list[str]:
+    return [key.removeprefix("job-") for key in map(str, st.session_state) if key.startswith("job-")]
 
 
 def running(slot: str) -> Job | None:
@@ -89,6 +105,7 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
         del st.session_state[f"job-{slot}"]
         if job.error is None:
             value = job.result()
+            st.session_state[f"told-{slot}"] = job.told
         else:
             st.session_state[f"error-{slot}"] = _Ending(job.error, job.state == "cancelled")
     if in_address:
@@ -103,12 +120,15 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
 
 
 def _ending(slot: str, now: Any) -> None:
+    """What there is to say of the slot's last job, as long as the next one would be the same."""
+    if now is not None and st.session_state.get(f"request-{slot}", now) != now:
+        forget_error(slot)
+    for sentence in st.session_state.get(f"told-{slot}", ()):
+        st.warning(f"{page.plain(sentence)} {explain.more('batch-size')}")
     ending: _Ending | None = st.session_state.get(f"error-{slot}")
     if ending is None:
         return
-    if now is not None and st.session_state.get(f"request-{slot}", now) != now:
-        del st.session_state[f"error-{slot}"]
-    elif ending.cancelled:
+    if ending.cancelled:
         st.info(ending.words, icon=":material/cancel:")
     else:
         st.error(ending.words, icon=":material/error:")
@@ -140,7 +160,7 @@ def _panel(slot: str, ticks: Ticks) -> None:
     if job is None:
         return
     with st.container(border=True):
-        st.markdown(f"**{job.title}** — {_state(job)}")
+        st.markdown(f"**{page.plain(job.title)}** — {_state(job)}")
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
         st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
 

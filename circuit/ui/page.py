@@ -10,7 +10,7 @@ import streamlit as st
 from circuit.catalogue import title_of
 from circuit.errors import SettingsError
 from circuit.settings import settings
-from circuit.ui import address, click, draft, explain, my_runs, session, shared_settings, tour
+from circuit.ui import address, click, draft, explain, job_panel, my_runs, session, shared_settings, tour
 from circuit.ui.server import job_server
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def begin(title: str, lead: str) -> None:
     st.html(f"<style>{_CSS}{_CSS_DARK if is_dark() else ''}</style>")
     _server()
     _sign_in()
+    job_panel.watch()
     draft.sync()
     my_runs.sync()
     shared_settings.take()

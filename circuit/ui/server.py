@@ -10,6 +10,7 @@ import streamlit as st
 
 from circuit.cluster import default_devices
 from circuit.jobs import JobServer
+from circuit.limits import check_request
 from circuit.settings import settings
 
 
@@ -28,6 +29,7 @@ def job_server() -> JobServer:
         memory_limit=owners.memory_limit or None,
         jobs_per_owner=owners.jobs_per_session,
         jobs_in_queue=owners.jobs_in_queue,
+        check=check_request,
         abandon_after=60 * owners.unwatched_minutes,
         longest=60 * owners.longest_job_minutes or None,
     )

@@ -7,9 +7,10 @@ import streamlit as st
 from circuit.errors import LinkError
 from circuit.links import link, settings_file, settings_text
 from circuit.runs import Run, RunConfig
+from circuit.ui.server import job_server
 
-_MINE = ("draft", "mine", "attribute", "settings")
-"""Parameters that belong to one visitor: his prompts, his list of runs, his job."""
+_MINE = ("draft", "mine", "settings")
+"""Parameters that belong to one visitor: his prompts and his list of runs."""
 
 
 def share(run: Run | None = None) -> None:
@@ -18,11 +19,16 @@ def share(run: Run | None = None) -> None:
     with st.popover("Share", icon=":material/share:"):
         address = st.context.url or "http://localhost:8501"
         st.markdown("**This view**: the same page, with the same run and everything that is chosen here.")
-        shown = {name: value for name, value in st.query_params.to_dict().items() if name not in _MINE}
+        shown = {name: value for name, value in st.query_params.to_dict().items() if not _is_senders(name, value)}
         st.code(link(address, shown), language=None, wrap_lines=True)
         st.caption("It works for whoever can open this server, as long as the run is kept there.")
         if run is not None:
             _settings(address, run.config)
+
+
+def _is_senders(name: str, value: str) -> bool:
+    """Whether a parameter gives a right that is the sender's: whoever has the id of a job may cancel it."""
+    return name in _MINE or job_server().get(value) is not None
 
 
 def _settings(address: str, config: RunConfig) -> None:

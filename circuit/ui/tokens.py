@@ -1,5 +1,6 @@
 """The chosen model's tokenizer in the web process, and what it says of the session's prompts.
 
+    known                a model's tokenizer, if it has been read
     tokenizer            the tokenizer, once the worker has read it; starts that by itself
     encoded              the session's prompts as tokens, checked
     say_what_is_used     "24 of 26 pairs will be used", before a run
@@ -54,6 +55,11 @@ def tokenizer() -> PromptTokenizer | None:
         while len(held) > _MOST:
             held.popitem(last=False)
     return found
+
+
+def known(model: str) -> PromptTokenizer | None:
+    """A model's tokenizer, if it has been read already."""
+    return _held().get(model)
 
 
 def prepend_bos(words: PromptTokenizer) -> bool:

@@ -28,6 +28,14 @@ PAIRS = PRESETS["teaching-ioi"].prompts.pairs
 SETS = [PromptSet(f"Set of visitor {n}", PAIRS[2 * n : 2 * n + 3]) for n in range(N)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_server(folders: None) -> Iterator[None]:
+    """Visitors see their own runs only, as on a server for many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESCOPE_LIST_RUNS", "own")
+        yield
+
+
 @pytest.fixture
 def visitors(app: str, chromium: Browser) -> Iterator[list[Page]]:
     """Eight browsers on 2 · Attribute, each at the address of a draft of its own."""
@@ -47,15 +55,16 @@ def visitors(app: str, chromium: Browser) -> Iterator[list[Page]]:
 
 def test_eight_visitors_at_once_each_get_their_own_scores(visitors: list[Page]) -> None:
     for page in visitors:
-        expect(page.get_by_role("button", name="Run attribution")).to_be_enabled(timeout=READY)
+        button = page.get_by_role("button", name="Run attribution")
+        expect(button).to_be_enabled(timeout=READY)
+        expect(button).to_be_in_viewport(ratio=1)  # on the screen of a laptop, without scrolling
     for page in visitors:
         page.get_by_role("button", name="Run attribution").click()
     for number, page in enumerate(visitors):
         expect(page.get_by_role("heading", name="Last run")).to_be_visible(timeout=READY)
         settle(page)
         no_exception(page)
-        words = page.locator("body").inner_text()
-        assert {name for name in range(N) if f"Set of visitor {name}" in words} == {number}
+        assert named(page) == {number}
         found = re.search(r"run=([0-9a-f]{32})", page.url)
         assert found is not None
         run = Run.load(Path(os.environ["EDGESCOPE_RUNS"]) / f"{found[1]}.safetensors")
@@ -64,3 +73,20 @@ def test_eight_visitors_at_once_each_get_their_own_scores(visitors: list[Page]) 
         np.testing.assert_allclose(run.scores, direct.scores, rtol=1e-4, atol=1e-6)
     runs = {page.url.split("run=")[1][:32] for page in visitors}
     assert len(runs) == N
+    for number, page in enumerate(visitors):
+        for link in ("Start", "5 · Runs", "6 · Compare"):
+            page.get_by_test_id("stSidebar").get_by_role("link", name=link).click()
+            page.wait_for_url({"Start": "**:*/?*", "5 · Runs": "**/Runs*", "6 · Compare": "**/Compare*"}[link])
+            settle(page)
+            if link == "5 · Runs":
+                expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+            if link == "6 · Compare":
+                page.get_by_role("combobox", name="Runs").click()
+                expect(page.get_by_role("listbox")).to_be_visible()
+            assert named(page) == {number}, link
+
+
+def named(page: Page) -> set[int]:
+    """Whose prompts stand anywhere on the page, also in the cells of a table and in a list that is open."""
+    content = page.content()
+    return {number for number in range(N) if f"Set of visitor {number}" in content}
