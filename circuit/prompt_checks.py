@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from circuit.tokenizer import PromptTokenizer, visible
+from circuit.wording import counted
 
 if TYPE_CHECKING:
     from circuit.prompts import PromptPair
@@ -157,7 +158,7 @@ def _prompts(
         pieces = ["".join(map(tokenizer.piece, ids[differs : differs + 3])) for ids in (clean, corrupt)]
         yield Finding(
             "length",
-            f"The clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}: they part at "
+            f"The clean prompt has {counted(len(clean), 'token')} and the corrupt one {len(corrupt)}: they part at "
             f"position {differs} ('{visible(pieces[0])}' against '{visible(pieces[1])}'). Edges are compared token by "
             "token, so both need the same number: swap in words of the same token length.",
         )

@@ -18,6 +18,7 @@ from circuit.sanity import INTERVAL, PairResult, Summary, Verdict, listed, verdi
 from circuit.tasks import CheckRequest, PromptReport
 from circuit.tokenizer import PromptTokenizer, visible
 from circuit.ui import explain, page, session, tokens
+from circuit.wording import counted
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
@@ -136,7 +137,8 @@ def show_summary(results: dict[int, PairResult], n_usable: int, grad: str) -> No
             f"over the pairs. Below it the 95 % interval: {INTERVAL}.",
         )
     if len(results) < n_usable:
-        st.info(f"{n_usable - len(results)} of {n_usable} pairs have no numbers yet: check again for a verdict.")
+        n = n_usable - len(results)
+        st.info(f"{n} of {n_usable} pairs {'has' if n == 1 else 'have'} no numbers yet: check again for a verdict.")
         return
     show_verdicts(verdicts(results, summary))
 
@@ -192,8 +194,8 @@ def show_plot(results: dict[int, PairResult], grad: str, n: int) -> None:
     )
     event = st.plotly_chart(
         figure, key="prompt-plot", on_select="rerun", selection_mode="points", config={"displayModeBar": False},
-        alt=f"A point for each of {len(results)} pairs: difference after clean and after corrupt. The table below has "
-        "the same numbers.",
+        alt=f"A point for each of {counted(len(results), 'pair')}: difference after clean and after corrupt. The "
+        "table below has the same numbers.",
     )  # fmt: skip
     points = event["selection"]["points"]
     choose_row("plot", points[0]["customdata"][0] if points else None)

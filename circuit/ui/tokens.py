@@ -23,6 +23,7 @@ from circuit.sanity import listed
 from circuit.tasks import ModelRequest, read_tokenizer
 from circuit.tokenizer import PromptTokenizer
 from circuit.ui import explain, job_panel, session
+from circuit.wording import counted
 
 _MOST = 8
 _remembered = lru_cache(maxsize=20_000)(check_pair)
@@ -82,13 +83,14 @@ def say_what_is_used(*, apart: bool) -> None:
     lengths = Counter(len(checked.clean[row]) for row in checked.usable)
     if apart and len(lengths) > 1:
         length, n = lengths.most_common(1)[0]
+        those = f"{counted(n, 'pair')} of {counted(length, 'token')}"
         st.warning(
             f"These prompts have {min(lengths)} to {max(lengths)} tokens, and positions can be kept apart only in "
-            f"prompts of one length: choose a preset 'of one length' on 1 · Prompts, or keep the {n} pairs of {length} "
-            f"tokens. {explain.more('positions-apart')}"
+            f"prompts of one length: choose a preset 'of one length' on 1 · Prompts, or keep the "
+            f"{those}. {explain.more('positions-apart')}"
         )
         if st.button(
-            f"Keep the {n} pairs of {length} tokens",
+            f"Keep the {those}",
             help="Takes the other pairs out of the table. They can be brought back on 1 · Prompts.",
         ):
             kept = (row for row in checked.usable if len(checked.clean[row]) == length)
