@@ -204,8 +204,9 @@ class Encoded:
         problems = self.problems
         usable = [row for row in asked if row not in problems]
         if not usable:
-            why = f" Row {asked[0] + 1}: {problems[asked[0]][0]}" if asked else ""
-            raise PromptError(f"None of the {len(asked)} prompt pairs can be used.{why}")
+            among = asked or range(len(self.rows))  # none are asked for where none could be
+            why = next((f" Row {row + 1}: {problems[row][0]}" for row in among if row in problems), "")
+            raise PromptError(f"None of the {len(among)} prompt pairs can be used.{why}")
 
         def pick(lists: list[list[int]]) -> list[Any]:
             return [lists[row] for row in usable]

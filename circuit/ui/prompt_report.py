@@ -137,8 +137,7 @@ def show_summary(results: dict[int, PairResult], n_usable: int, grad: str) -> No
             f"over the pairs. Below it the 95 % interval: {INTERVAL}.",
         )
     if len(results) < n_usable:
-        n = n_usable - len(results)
-        st.info(f"{n} of {n_usable} pairs {'has' if n == 1 else 'have'} no numbers yet: check again for a verdict.")
+        st.info(f"{n_usable - len(results)} of {n_usable} pairs have no numbers yet: check again for a verdict.")
         return
     show_verdicts(verdicts(results, summary))
 
