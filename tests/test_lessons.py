@@ -267,10 +267,31 @@ def test_every_broken_set_is_caught_by_its_check_and_the_right_one_by_none(key: 
     assert not any(encode(broken.right, words, model.prepend_bos, model.n_ctx).findings)
 
 
-def test_a_missing_space_is_caught_with_smollm2s_tokenizer(smollm2: PatchableModel) -> None:
-    broken = BROKEN["space"]
-    found = encode(broken.prompts, smollm2.tokenizer, smollm2.prepend_bos)
-    assert all(any(finding.kind == "space" for finding in row) for row in found.findings)
+def test_every_check_and_the_verdict_on_few_pairs_have_a_broken_set() -> None:
+    caught_by = [broken.caught_by for broken in BROKEN.values()]
+    assert set(KINDS) <= set(caught_by)
+    assert "drive 60 %" in caught_by
+
+
+@pytest.mark.parametrize("kind", ["space", "trailing"])
+def test_spaces_are_caught_with_smollm2s_tokenizer(kind: str, smollm2: PatchableModel) -> None:
+    broken = BROKEN[kind]
+    found, right = (encode(each, smollm2.tokenizer, smollm2.prepend_bos) for each in (broken.prompts, broken.right))
+    assert all(any(finding.kind == kind for finding in row) for row in found.findings)
+    assert not any(right.findings)
+
+
+def test_what_is_missing_is_read_as_padding_and_what_is_too_long_is_cut(model: PatchableModel) -> None:
+    words = PromptTokenizer.of(model.tokenizer, model.n_ctx)
+    none, blank = (careless_dataset(BROKEN[key].prompts, words, True) for key in ("unanswered", "blank"))
+    assert none.answers[0].tolist() == [words.bos]
+    assert blank.answers[0].tolist() == [words.bos, *words.encode(BROKEN["blank"].right.pairs[0].answers[0])]
+    assert set(careless_dataset(BROKEN["context"].prompts, words, True).lengths) == {model.n_ctx}
+
+
+def test_few_pairs_that_count_make_all_of_the_scores() -> None:
+    found = careless_scores(CarelessRequest("teaching", BROKEN["few"].right, BROKEN["few"].prompts))
+    assert np.abs(found.broken).sum() < 0.4 * np.abs(found.right).sum()
 
 
 def test_without_its_space_an_answer_is_improbable_though_its_logit_moves_along() -> None:
@@ -285,7 +306,7 @@ def test_without_its_space_an_answer_is_improbable_though_its_logit_moves_along(
     assert np.abs(by_prob.right).sum() > 1000 * np.abs(by_prob.broken).sum()
 
 
-@pytest.mark.parametrize("key", ["split", "both", "same", "unknown"])
+@pytest.mark.parametrize("key", ["split", "both", "same", "unknown", "context"])
 def test_sets_whose_scores_are_said_to_be_zero_have_none(key: str) -> None:
     broken = BROKEN[key]
     found = careless_scores(CarelessRequest(broken.model, broken.right, broken.prompts))
