@@ -3,6 +3,7 @@
     tokenizer            the tokenizer, once the worker has read it; starts that by itself
     encoded              the session's prompts as tokens, checked
     say_what_is_used     "24 of 26 pairs will be used", before a run
+    say_what_each_uses   the same of several prompt sets and models, before a sweep
 
 The worker is asked once a model. From then on an edit is checked here, at once, whatever the worker is busy with; and
 pairs that have not changed are not cut into tokens again.
@@ -11,6 +12,7 @@ pairs that have not changed are not cut into tokens again.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,11 +20,11 @@ import streamlit as st
 
 from circuit.catalogue import is_here, title_of
 from circuit.prompt_checks import check_pair
-from circuit.prompts import Encoded, encode
+from circuit.prompts import Encoded, PromptSet, encode
 from circuit.sanity import listed
 from circuit.tasks import ModelRequest, read_tokenizer
 from circuit.tokenizer import PromptTokenizer
-from circuit.ui import explain, job_panel, session
+from circuit.ui import explain, job_panel, page, session
 from circuit.wording import counted
 
 _MOST = 8
@@ -66,6 +68,29 @@ def prepend_bos(words: PromptTokenizer) -> bool:
 def encoded(words: PromptTokenizer) -> Encoded:
     """The session's prompts as tokens, checked."""
     return encode(session.prompts(), words, prepend_bos(words), words.n_ctx, _remembered)
+
+
+def say_what_each_uses(models: Sequence[str], prompt_sets: Sequence[PromptSet]) -> None:
+    """Say before a sweep how many pairs of each set will be used, with the models whose tokenizers are known by now."""
+    if session.model_key() in models:
+        tokenizer()
+    whole, cut = [], []
+    for model in models:
+        if (words := _held().get(model)) is None:
+            continue
+        for prompts in prompt_sets:
+            checked = encode(prompts, words, words.prepend_bos, words.n_ctx, _remembered)
+            n, broken = len(checked.rows), list(checked.problems)
+            whose = f"{page.plain(prompts.name)} will be used with {page.plain(title_of(model))}"
+            line = f"{n - len(broken)} of {n} pairs of {whose}"
+            if broken:
+                cut.append(f"{line}: {listed(broken)} {'has' if len(broken) == 1 else 'have'} problems.")
+            else:
+                whole.append(f"{line}.")
+    if cut:
+        st.warning("  \n".join([*cut, explain.more("prompt-check")]))
+    if whole:
+        st.caption("  \n".join(whole))
 
 
 def say_what_is_used(*, apart: bool) -> None:
