@@ -47,7 +47,7 @@ def choose_model() -> None:
             "architecture is not supported.",
         ).strip()
         if named and not is_hub_id(named):
-            st.error(f"'{named}' is no hub id: those look like 'owner/name'.")
+            st.error(page.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
     if key != session.model_key():
         st.session_state["model"] = key
         st.rerun()  # the sidebar stands above
