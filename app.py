@@ -6,7 +6,8 @@ import streamlit as st
 
 from circuit.catalogue import is_here, offered, title_of
 from circuit.examples import EXAMPLES, Example
-from circuit.plots.landing import PICTURES
+from circuit.plots.landing import DESCRIBED, PICTURES
+from circuit.runs import Run
 from circuit.tasks import attribute
 from circuit.ui import click, job_panel, page, recent, session, tour
 from circuit.ui.server import computing_on
@@ -22,15 +23,15 @@ def run_example(example: Example) -> None:
     config = example.config
     st.session_state["model"] = config.model
     if session.prompts() != config.prompts:
-        session.set_prompts(config.prompts)
-    st.session_state["example"] = example.key
-    job_panel.start("attribute", attribute, config, title=f"{config.prompts.name} on {title_of(config.model)}")
+        session.put_prompts(config.prompts)
+    job_panel.start("example", attribute, config, title=f"{config.prompts.name} on {title_of(config.model)}")
     st.rerun()
 
 
-def show_circuit(example: Example | None) -> None:
-    """The page that draws the finished run, at the size that the example is best seen at."""
-    size = {"edges": str(example.size)} if example is not None and example.size is not None else {}
+def show_circuit(run: Run) -> None:
+    """The page that draws the finished run, at the size that its example is best seen at."""
+    sizes = [example.size for example in EXAMPLES.values() if example.config == run.config and example.size is not None]
+    size = {"edges": str(sizes[0])} if sizes else {}
     st.switch_page(page.CIRCUIT, query_params=page.parameters(page.CIRCUIT) | size)
 
 
@@ -45,42 +46,46 @@ def card(example: Example) -> None:
         key=f"example-{example.key}",
         type="primary",
         icon=":material/play_arrow:",
-        disabled=job_panel.running("attribute") is not None,
+        disabled=job_panel.running("example") is not None,
         help=f"Scores every edge on {len(example.config.prompts)} prompt pairs, then shows the circuit and measures "
-        "how much of the behaviour it keeps. Its prompts take the place of those on 1 · Prompts.",
+        "how much of the behaviour it keeps. Its prompts take the place of those on 1 · Prompts, which can be brought "
+        "back there.",
         width="stretch",
     ):
         run_example(example)
+
+
+def models_here() -> str:
+    """Which models can be used at once, and how many are fetched first."""
+    here = [entry.title for key, entry in offered().items() if is_here(key)]
+    more = len(offered()) - len(here)
+    if not here:
+        return f"{more} model{'s' if more != 1 else ''} can be used here, fetched at first use."
+    return f"On this server: {', '.join(here)}{f', and {more} more to fetch' if more else ''}."
 
 
 about, picture = st.columns([1, 1.35], gap="medium", vertical_alignment="center")
 with about:
     st.markdown(
         "Left: all edges of a small model that was taught to tell who gets the bag. Right: the fifteen that do nearly "
-        "all of it. **Pick an example** and see how it was found, or"
+        f"all of it. **Pick an example** and see how it was found{', or' if tour.offered() else '.'}"
     )
     tour.button("start")
-    here = [entry.title for key, entry in offered().items() if is_here(key)]
-    st.caption(
-        f"On this server: {', '.join(here)}, and {len(offered()) - len(here)} more to fetch. "
-        f"Computing on {computing_on()}."
-    )
+    st.caption(f"{models_here()} Computing on {computing_on()}.")
 picture.image(
     PICTURES[page.is_dark()].read_text(encoding="utf-8"),
     width="stretch",
-    alt="Left, the teaching model as a graph: 12 attention heads and 3 MLPs between embedding and final residual, "
-    "joined by 262 edges. Right, the circuit found in it: 3 heads and the 3 MLPs, joined by 15 edges, keep 96% of the "
-    "task.",
+    alt=DESCRIBED,
 )
 
 if examples := [example for example in EXAMPLES.values() if example.config.model in offered()]:
     for column, example in zip(st.columns(len(examples), border=True), examples, strict=True):
         with column:
             card(example)
-run = job_panel.follow("attribute", in_address=True)
+run = job_panel.follow("example", in_address=True)
 if run is not None:
     session.show_run(run)
-    show_circuit(EXAMPLES.get(st.session_state.pop("example", "")))
+    show_circuit(run)
 
 st.subheader("Or your own", anchor=False)
 steps = (

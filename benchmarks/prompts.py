@@ -6,6 +6,7 @@
 - reading: each file format, from bytes to a prompt set
 - checking: every pair as tokens, for the first time, and again after one pair has changed (what a session remembers)
 - editing, script: the page's script after one cell was edited, as the server runs it (AppTest, no browser)
+- editing, checked: the same where all pairs have numbers, so that the page also sums these up and judges them
 - editing, browser: from the Enter that ends the cell to the page's new count of usable pairs, in a real Chromium
 - forward pass: the check's job, clean and corrupt prompts through the model, the model loaded before
 
@@ -31,13 +32,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from circuit.drafts import Draft, save_draft
 from circuit.models import load_tokenizer
 from circuit.presets import PRESETS
 from circuit.prompt_checks import check_pair
 from circuit.prompt_files import FORMATS, read_file, write
-from circuit.prompts import PromptSet, encode
+from circuit.prompts import PromptPair, PromptSet, encode
+from circuit.sanity import PairResult
 from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
+from circuit.ui.prompt_report import settings_of
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
@@ -81,13 +86,16 @@ def checking(prompts: PromptSet, repeats: int) -> dict[str, float]:
     return {"checking all pairs": whole, "checking after an edit": median(repeats, after_an_edit)}
 
 
-def editing_script(prompts: PromptSet, repeats: int) -> dict[str, float]:
+def editing_script(prompts: PromptSet, repeats: int, *, checked: bool = False) -> dict[str, float]:
     from streamlit.testing.v1 import AppTest
 
     from circuit.ui.server import job_server
 
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     at.session_state["prompts"] = prompts
+    if checked:
+        edited = [replace(prompts.pairs[7], clean=f"edited {number}") for number in range(repeats)]
+        at.session_state["measured"] = _numbers(prompts.pairs + tuple(edited))
     at.run()
     at.switch_page("pages/1_Prompts.py")
     while not any("pairs will be used" in head.value for head in at.subheader):
@@ -99,11 +107,22 @@ def editing_script(prompts: PromptSet, repeats: int) -> dict[str, float]:
         at.session_state["table-0"] = changes
         at.run()
         assert at.session_state["prompts"].pairs[7].clean == f"edited {number}"
+        assert bool(at.metric) == checked
 
     try:
-        return {"editing, script": median(repeats, edit)}
+        return {f"editing, {'checked' if checked else 'script'}": median(repeats, edit)}
     finally:
         job_server.clear()
+
+
+def _numbers(pairs: tuple[PromptPair, ...]) -> dict[CheckRequest, dict[PromptPair, PairResult]]:
+    """Made up, as a session keeps them for the page's first settings."""
+    random = np.random.default_rng(0)
+    results = {
+        pair: PairResult(0.5, 1, random.normal(3), random.normal(-3), 1.0, ((" Mary", 0.5), (" John", 0.2)))
+        for pair in pairs
+    }
+    return {settings_of(CheckRequest(MODEL, PromptSet("", ()))): results}
 
 
 def editing_browser(prompts: PromptSet, repeats: int) -> dict[str, float]:
@@ -184,6 +203,7 @@ def main() -> None:
             (reading, options.repeats),
             (checking, options.repeats),
             (editing_script, options.repeats),
+            (partial(editing_script, checked=True), options.repeats),
             (editing_browser, options.repeats),
             (forward_pass, 1),  # a minute or two
         ):

@@ -5,8 +5,9 @@
     careless_dataset    a set as tokens, by somebody who has not looked at it
     careless_scores     a job: scores of the set as it should be, and of the broken one -> Careless
 
-Somebody careless feeds the model whatever can be fed: the shorter prompt of a pair is padded at its front, and an
-answer of several tokens is read as its first. Nothing is imported here that needs torch, but inside the job.
+Somebody careless feeds the model whatever can be fed: the shorter prompt of a pair is padded at its front, a prompt is
+cut where the context ends, an answer of several tokens is read as its first, and one that is not there as the padding.
+Nothing is imported here that needs torch, but inside the job.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def _first(preset: str, n: int = _N) -> PromptSet:
     return PromptSet("As it should be", PRESETS[preset].prompts.pairs[:n])
 
 
+_MANY = _first("teaching-ioi", 20)
 _IOI, _YEARS, _SMOL = _first("teaching-ioi"), _first("teaching-greater-than"), _first("ioi", 4)
 
 
@@ -81,6 +83,10 @@ def _bare(pair: PromptPair) -> PromptPair:
     return PromptPair(pair.clean, pair.corrupt, *strip)
 
 
+_BEFORE = "Yesterday Tom was at the park, and left. " * 3
+"""Thirty words that the teaching model knows, and that have nothing to do with what follows."""
+
+
 def _other_place(pair: PromptPair) -> PromptPair:
     """Corrupted is something that the answer does not depend on."""
     place = next(place for place in PLACES if f" {place}" in pair.clean)
@@ -105,6 +111,15 @@ def _second_gift(pair: PromptPair) -> PromptPair:
         for text, receiver in ((pair.clean, right), (pair.corrupt, wrong))
     )
     return PromptPair(clean, corrupt, pair.wrong_answers, pair.answers)
+
+
+def _few_turned(pair: PromptPair) -> PromptPair:
+    """In all but four of twenty pairs, corrupted is something that does not matter."""
+    return pair if pair in _MANY.pairs[:4] else _other_place(pair)
+
+
+def _first_year_often(pair: PromptPair) -> PromptPair:
+    return replace(pair, answers=(*pair.answers, *pair.answers[:1] * 50))
 
 
 def _one_often(pair: PromptPair) -> PromptPair:
@@ -167,6 +182,91 @@ BROKEN: dict[str, Broken] = {
         _broken("duplicates", _one_often),
         _IOI,
         "duplicate",
+    ),
+    "empty": Broken(
+        "An empty prompt",
+        "With padding in its place, edges are compared with a text of nothing. The scores are then also about "
+        "having any words at all, and not only about who gives.",
+        _broken("empty corrupt prompts", lambda pair: replace(pair, corrupt="")),
+        _IOI,
+        "empty",
+    ),
+    "context": Broken(
+        "Longer than the model's context",
+        "This model reads 32 tokens. Who cuts the prompt there cuts off its question: clean and corrupt begin alike, "
+        "so what is left of them is the same.",
+        _broken(
+            "longer than the context",
+            lambda pair: replace(pair, clean=_BEFORE + pair.clean, corrupt=_BEFORE + pair.corrupt),
+        ),
+        _IOI,
+        "context",
+    ),
+    "unanswered": Broken(
+        "No right answer",
+        "Who reads the padding token in its place has only the wrong answer left to tell something. Here most of "
+        "the difference is the wrong answer's, so the scores look right all the same: that is luck.",
+        _broken("no right answer", lambda pair: replace(pair, answers=())),
+        _IOI,
+        "unanswered",
+    ),
+    "blank": Broken(
+        "An empty answer",
+        "An empty text is no token. Who reads the padding token in its place takes the mean of the right answer "
+        "and of a token that never comes next. Here most of the difference is the wrong answer's, so the scores "
+        "look right all the same: that is luck.",
+        _broken("empty answers", lambda pair: replace(pair, answers=("", *pair.answers))),
+        _IOI,
+        "blank",
+    ),
+    "one-sided": Broken(
+        "No wrong answer",
+        "Most of the difference is here the wrong answer's. Who reads the padding token in its place is left with "
+        "the right one, and scores are many times smaller. Without wrong answers use avg_val, and know that it "
+        "does the same.",
+        _broken("no wrong answers", lambda pair: replace(pair, wrong_answers=())),
+        _IOI,
+        "one-sided",
+    ),
+    "repeated": Broken(
+        "An answer given many times",
+        "Counted as often as it is given, one year outweighs all others. Here that changes little, since all later "
+        "years need the same edges. The app counts every answer once.",
+        _broken("an answer given many times", _first_year_often, _YEARS),
+        _YEARS,
+        "repeated",
+    ),
+    "bos": Broken(
+        "BOS token doubled",
+        "The text begins with the token that the tokenizer puts before every text. The model has never seen two of "
+        "them, and does its task worse: on some of these pairs it prefers the wrong answer.",
+        _broken(
+            "two BOS tokens",
+            lambda pair: replace(pair, clean=f"<bos> {pair.clean}", corrupt=f"<bos> {pair.corrupt}"),
+        ),
+        _IOI,
+        "bos",
+    ),
+    "trailing": Broken(
+        "Prompts end with a space",
+        "That space is a token of its own, though the model has learned it as the beginning of the next word: '·Mary' "
+        "after it would be a second space. The scores are about a text that nobody writes.",
+        _broken(
+            "a space at the end",
+            lambda pair: replace(pair, clean=f"{pair.clean} ", corrupt=f"{pair.corrupt} "),
+            _SMOL,
+        ),
+        _SMOL,
+        "trailing",
+        "smollm2-135m",
+    ),
+    "few": Broken(
+        "A few pairs make the difference",
+        "In sixteen of twenty pairs, corrupting changes the place and not the giver. A mean over all pairs hides that "
+        "four of them make it: the scores are theirs, and a fifth as large.",
+        _broken("few pairs count", _few_turned, _MANY),
+        _MANY,
+        "drive 60 %",
     ),
     "no-difference": Broken(
         "Corrupting changes nothing that matters",
@@ -236,10 +336,10 @@ def careless_dataset(prompts: PromptSet, tokenizer: PromptTokenizer, prepend_bos
     filler = tokenizer.bos or 0
 
     def padded(tokens: list[int], other: list[int]) -> list[int]:
-        return [filler] * (len(other) - len(tokens)) + tokens
+        return ([filler] * (len(other) - len(tokens)) + tokens)[: tokenizer.n_ctx]
 
     def first_tokens(texts: tuple[str, ...]) -> list[int]:
-        return [tokenizer.encode(text)[0] for text in texts]
+        return [(tokenizer.encode(text) or [filler])[0] for text in texts or ("",)]
 
     columns = (
         [padded(row.clean, row.corrupt) for row in rows],
@@ -256,7 +356,7 @@ def careless_scores(request: CarelessRequest, *, progress: Report = silent, canc
     from circuit.mask_gradient import score_edges
 
     with models().use(request.model, "auto", "auto", progress, cancelled) as model:
-        words = PromptTokenizer.of(model.tokenizer)
+        words = PromptTokenizer.of(model.tokenizer, model.n_ctx)
         scores = []
         for prompts in (request.right, request.broken):
             loader = PromptDataLoader(careless_dataset(prompts, words, model.prepend_bos))

@@ -1,6 +1,6 @@
 """Drafts: what a visitor has entered, kept on disk so that a reload of the page finds it.
 
-Draft         a model, prompts, and the choice of a BOS token
+Draft         a model, prompts, the choice of a BOS token, and where the tour was left
 save_draft    under an id of 32 random hex digits, which is a capability: who has it may read the draft
 load_draft    None where there is none
 """
@@ -29,11 +29,14 @@ class Draft:
     model: str
     prompts: PromptSet
     bos: str
+    tour: int = 0
+    """The step at which the tour was left, counted from 0."""
 
 
 def save_draft(folder: Path, draft_id: str, draft: Draft) -> None:
     """Write a draft, and remove old ones. What cannot be written is let go: nothing but a reload needs it."""
-    content = {"model": draft.model, "prompts": json.loads(draft.prompts.to_json()), "bos": draft.bos}
+    prompts = json.loads(draft.prompts.to_json())
+    content = {"model": draft.model, "prompts": prompts, "bos": draft.bos, "tour": draft.tour}
     with contextlib.suppress(OSError):
         write_whole(_path(folder, draft_id), lambda part: part.write_text(json.dumps(content), encoding="utf-8"))
         expire(folder, KEPT, MOST_KEPT)
@@ -46,7 +49,8 @@ def load_draft(folder: Path, draft_id: str) -> Draft | None:
     try:
         content = json.loads(_path(folder, draft_id).read_text("utf-8"))
         prompts = PromptSet.from_json(json.dumps(content["prompts"]))
-        return Draft(str(content["model"]), prompts, str(content["bos"]))
+        step = content.get("tour")
+        return Draft(str(content["model"]), prompts, str(content["bos"]), step if type(step) is int else 0)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, CircuitError):
         return None
 

@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -253,6 +254,10 @@ class CurveRequest:
     steps: int = 20
 
 
+Shape = Literal["straight", "bent", "flat", "steeper", "flattens", "turns", "wrong sign"]
+"""`bent` ends where the tangent does and is elsewhere on the way; a curve that `turns` rises and falls."""
+
+
 @dataclass(frozen=True)
 class LossCurve:
     """L(m): the loss, mean over prompts, with mask m on one edge and 0 on all others."""
@@ -269,6 +274,27 @@ class LossCurve:
     def slopes(self) -> Float[np.ndarray, " steps"]:
         """The slope between neighbouring points. As the steps are equal, their mean is `effect`."""
         return np.diff(self.loss) / np.diff(self.m)
+
+    def off(self, slope: float) -> float:
+        """How far the curve gets from the tangent with this slope at 0, as a share of the curve's largest change."""
+        change = self.loss - self.loss[0]
+        largest = float(np.abs(change).max())
+        return float(np.abs(change - slope * self.m).max()) / largest if largest else 0.0
+
+    def shape(self, slope: float) -> Shape:
+        """How the curve goes on from its slope at 0."""
+        steps = np.diff(self.loss)
+        rises, falls = float(steps[steps > 0].sum()), -float(steps[steps < 0].sum())
+        if slope * self.effect < 0:
+            return "wrong sign"
+        if min(rises, falls) > 0.1 * (rises + falls):
+            return "turns"
+        if self.off(slope) <= 0.15:
+            return "straight"
+        if abs(slope) <= abs(self.effect) / 3:
+            return "flat"
+        times = self.effect / slope
+        return "bent" if 0.8 <= times <= 1.25 else "steeper" if times > 1 else "flattens"
 
 
 def loss_curve(request: CurveRequest, *, progress: Report = silent, cancelled: Cancelled = never) -> LossCurve:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from circuit.tokenizer import PromptTokenizer, visible
+from circuit.wording import counted
 
 if TYPE_CHECKING:
     from circuit.prompts import PromptPair
@@ -48,8 +49,8 @@ KINDS: dict[str, Kind] = {
     "space": Kind("doubtful", "Leading space missing in an answer", "Add the leading space"),
     "trailing": Kind("doubtful", "Prompt ends with a space", "Remove that space"),
     "bos": Kind("doubtful", "BOS token doubled", "Remove it"),
-    "repeated": Kind("doubtful", "Answer given twice", "Keep it once"),
     "duplicate": Kind("doubtful", "Same pair as another row", "Keep it once"),
+    "repeated": Kind("note", "Answer given twice", "Keep it once"),
     "one-sided": Kind("note", "No wrong answer"),
 }
 
@@ -76,6 +77,7 @@ class PairTokens:
     clean: list[int]
     corrupt: list[int]
     answers: list[int]
+    """Each token once, as `wrong_answers`."""
     wrong_answers: list[int]
     findings: list[Finding] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
@@ -106,6 +108,8 @@ def check_pair(pair: PromptPair, tokenizer: PromptTokenizer, prepend_bos: bool, 
     if not pair.answers:
         found.append(Finding("unanswered", "There is no right answer."))
     found += _answers(pair, tokens, tokenizer)
+    for ids in (tokens.answers, tokens.wrong_answers):  # or P(right answers) could exceed 1
+        ids[:] = dict.fromkeys(ids)
     return tokens
 
 
@@ -137,7 +141,8 @@ def check_bos(tokenizer: PromptTokenizer, choice: bool | None, clean: Sequence[s
 
 
 def parting(clean: Sequence[int], corrupt: Sequence[int]) -> int:
-    """The first position at which two prompts differ, counted from 0: the shorter one's length where none does."""
+    """The first position at which two prompts differ, counted from 0 as in the token view: the shorter one's length
+    where none does."""
     shared = min(len(clean), len(corrupt))
     return next((i for i in range(shared) if clean[i] != corrupt[i]), shared)
 
@@ -153,8 +158,8 @@ def _prompts(
         pieces = ["".join(map(tokenizer.piece, ids[differs : differs + 3])) for ids in (clean, corrupt)]
         yield Finding(
             "length",
-            f"The clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}: they part at token "
-            f"{differs + 1} ('{visible(pieces[0])}' against '{visible(pieces[1])}'). Edges are compared token by "
+            f"The clean prompt has {counted(len(clean), 'token')} and the corrupt one {len(corrupt)}: they part at "
+            f"position {differs} ('{visible(pieces[0])}' against '{visible(pieces[1])}'). Edges are compared token by "
             "token, so both need the same number: swap in words of the same token length.",
         )
     elif clean == corrupt:
@@ -234,7 +239,7 @@ def _answers(pair: PromptPair, tokens: PairTokens, tokenizer: PromptTokenizer) -
             mended = replace(pair, answers=once) if which == "right" else replace(pair, wrong_answers=once)
             again = next(token for token in ids if ids.count(token) > 1)
             words = f"The {which} answer '{visible(tokenizer.piece(again))}' is given {ids.count(again)} times"
-            yield Finding("repeated", f"{words}, and each counts.", mended)
+            yield Finding("repeated", f"{words}, and counts once.", mended)
     if not pair.wrong_answers:
         words = "There is no wrong answer: the answer function avg_diff cannot be used; avg_val and mse can."
         yield Finding("one-sided", words)

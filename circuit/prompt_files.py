@@ -122,10 +122,10 @@ def _guess(text: str) -> str:
     if start.startswith("{"):
         first, _, rest = text.strip().partition("\n")
         try:
-            json.loads(first)
+            entry = json.loads(first)
         except (ValueError, RecursionError):
             return "json"
-        return "jsonl" if rest or "prompts" not in first else "json"
+        return "jsonl" if rest or "prompts" not in entry else "json"
     return "tsv" if "\t" in start.partition("\n")[0] else "csv"
 
 

@@ -196,15 +196,17 @@ class Encoded:
         """The usable rows as a dataset, or those of `rows` (counted from 0) that are.
 
         Raises:
-            PromptError: When there is none; the sentence says what is wrong in the first row.
+            PromptError: When there is none; the sentence says what is wrong in the first of them.
         """
         from circuit.dataset import PromptDataset
 
-        wanted = range(len(self.rows)) if rows is None else set(rows)
-        usable = [row for row in self.usable if row in wanted]
+        asked = range(len(self.rows)) if rows is None else sorted({*rows} & {*range(len(self.rows))})
+        problems = self.problems
+        usable = [row for row in asked if row not in problems]
         if not usable:
-            why = "" if not self.rows else f" Row 1: {self.problems[0][0]}"
-            raise PromptError(f"None of the {len(self.rows)} prompt pairs can be used.{why}")
+            among = asked or range(len(self.rows))  # none are asked for where none could be
+            why = next((f" Row {row + 1}: {problems[row][0]}" for row in among if row in problems), "")
+            raise PromptError(f"None of the {len(among)} prompt pairs can be used.{why}")
 
         def pick(lists: list[list[int]]) -> list[Any]:
             return [lists[row] for row in usable]

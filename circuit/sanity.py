@@ -15,13 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from circuit.tokenizer import visible
 
-RESAMPLES = 10_000
+RESAMPLES = 2000
+MOST_RESAMPLED = 1000
+"""With more pairs than this, intervals are those of the normal distribution: resampling would say the same, slowly."""
+INTERVAL = (
+    f"percentile bootstrap over pairs, {RESAMPLES:,} resamples, seeded; with more than {MOST_RESAMPLED:,} pairs, 1.96 "
+    "standard errors"
+)
+"""How intervals are made, in words."""
 FEWEST = 5
 """With fewer pairs than this, no interval is given: resampling a handful says little."""
 
@@ -59,20 +66,20 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """The mean, and the percentile bootstrap over pairs (Efron 1979), seeded: the same for the same values."""
+        """The mean and its interval: the percentile bootstrap over pairs (Efron 1979), seeded, so the same for the same
+        values; of more than `MOST_RESAMPLED` pairs 1.96 standard errors to each side."""
         known = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
         if not len(known):
             return cls(math.nan)
+        mean = float(known.mean())
         if len(known) < FEWEST:
-            return cls(float(known.mean()))
-        random = np.random.default_rng(0)
-        # How often each pair is drawn, a thousand resamples at a time: a table of all draws would be large.
-        shares = np.full(len(known), 1 / len(known))
-        means = [
-            random.multinomial(len(known), shares, size=1000) @ known / len(known) for _ in range(RESAMPLES // 1000)
-        ]
-        low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-        return cls(float(known.mean()), float(low), float(high))
+            return cls(mean)
+        if len(known) > MOST_RESAMPLED:
+            reach = 1.96 * float(known.std(ddof=1)) / math.sqrt(len(known))
+            return cls(mean, mean - reach, mean + reach)
+        drawn = np.random.default_rng(0).integers(0, len(known), (RESAMPLES, len(known)), dtype=np.int32)
+        low, high = np.quantile(known[drawn].mean(axis=1), (0.025, 0.975))
+        return cls(mean, float(low), float(high))
 
     def __str__(self) -> str:
         return "–" if math.isnan(self.mean) else f"{self.mean:+.2f}"
@@ -120,22 +127,37 @@ def trouble(result: PairResult) -> str | None:
     return None
 
 
+Level = Literal["error", "warning", "info", "success"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One sentence on whether attribution on these prompts would mean anything."""
 
-    level: Literal["error", "warning", "success"]
+    level: Level
     words: str
 
 
-def verdicts(results: Mapping[int, PairResult]) -> list[Verdict]:
-    """What the results of rows (counted from 0) say about the set, the gravest first."""
+def verdicts(results: Mapping[int, PairResult], summary: Summary | None = None) -> list[Verdict]:
+    """What the results of rows (counted from 0) say about the set, the gravest first; `summary` where it is known."""
     if not results:
         return []
     paired = {row: result for row, result in results.items() if math.isfinite(result.drop)}
     if not paired:
         return [_without_wrong_answers(results)]
-    summary, n = Summary.of(list(paired.values())), len(paired)
+    if summary is None:
+        summary = Summary.of(list(results.values()))
+    said = _judged(paired, summary)
+    if uncounted := [row for row in results if row not in paired]:
+        have = "has" if len(uncounted) == 1 else "have"
+        words = f"This is about {len(paired)} of {len(results)} pairs: {listed(uncounted)} {have} no wrong answers."
+        said.append(Verdict("info", words))
+    return sorted(said, key=lambda verdict: get_args(Level).index(verdict.level))
+
+
+def _judged(paired: Mapping[int, PairResult], summary: Summary) -> list[Verdict]:
+    """The verdicts on pairs that all have wrong answers."""
+    n = len(paired)
     wrong = [row for row, result in paired.items() if result.clean <= 0]
     if summary.clean.mean <= 0:
         return [
@@ -154,21 +176,7 @@ def verdicts(results: Mapping[int, PairResult]) -> list[Verdict]:
                 f"(95 % interval {summary.clean.interval}).",
             )
         )
-    if summary.drop.mean <= 0.1 * summary.clean.mean:
-        said.append(
-            Verdict("error", "Corrupting does not change the answer, so edge scores would measure next to nothing.")
-        )
-    elif summary.drop.low <= 0:
-        words = "It is not certain that corrupting changes the answer: the mean change may well be zero"
-        said.append(Verdict("warning", f"{words} (95 % interval {summary.drop.interval})."))
-    elif (few := drivers(paired)) and len(few) <= n / 5:
-        said.append(
-            Verdict(
-                "warning",
-                f"{len(few)} pair{'s drive' if len(few) > 1 else ' drives'} 60 % of the difference between clean and "
-                f"corrupt ({listed(few)} of {n}): scores would mostly be about {'these' if len(few) > 1 else 'it'}.",
-            )
-        )
+    said += _of_corrupting(paired, summary)
     if (elsewhere := _expects_something_else(paired)) is not None:
         said.append(elsewhere)
     unmoved = [row for row, result in paired.items() if result.drop <= 0]
@@ -176,11 +184,16 @@ def verdicts(results: Mapping[int, PairResult]) -> list[Verdict]:
         said.append(
             Verdict("warning", f"On {len(wrong)} of {n} pairs the model prefers a wrong answer: {listed(wrong)}.")
         )
+    if mixed := [row for row, result in paired.items() if result.right == 0 and row not in wrong]:
+        words = f"On {len(mixed)} of {n} pairs a wrong answer is above a right one, though not on average: "
+        said.append(Verdict("warning", f"{words}{listed(mixed)}."))
     if unmoved and (alone := [row for row in unmoved if row not in wrong]):
         words = f"On {len(alone)} of {n} pairs corrupting does not lower the difference: {listed(alone)}."
         said.append(Verdict("warning", words))
     if not said:
         all_pairs = f"all {n} pairs" if n > 1 else "the one pair"
+        if n < summary.n:
+            all_pairs += f" that {'have' if n > 1 else 'has'} wrong answers"
         said.append(
             Verdict(
                 "success",
@@ -188,7 +201,36 @@ def verdicts(results: Mapping[int, PairResult]) -> list[Verdict]:
                 f"difference on {'each' if n > 1 else 'it'}.",
             )
         )
-    return sorted(said, key=lambda verdict: ("error", "warning", "success").index(verdict.level))
+    return said
+
+
+SMALL = 0.1
+"""A change of the difference that is smaller than this share of it counts as none."""
+
+
+def _of_corrupting(paired: Mapping[int, PairResult], summary: Summary) -> list[Verdict]:
+    """What is wrong with the corrupt prompts, if anything is."""
+    n = len(paired)
+    if abs(summary.drop.mean) <= SMALL * summary.clean.mean:
+        words = "Corrupting does not change the answer, so edge scores would measure next to nothing."
+        return [Verdict("error", words)]
+    if summary.drop.mean < 0:
+        words = (
+            "Corrupting changes the answer in the wrong direction: on average it raises the difference from "
+            f"{summary.clean} to {summary.corrupt}, so edges that help the task would get negative scores. "
+            "Look whether clean and corrupt are swapped."
+        )
+        return [Verdict("error", words)]
+    if summary.drop.low <= 0:
+        words = "It is not certain that corrupting changes the answer: the mean change may well be zero"
+        return [Verdict("warning", f"{words} (95 % interval {summary.drop.interval}).")]
+    if (few := drivers(paired)) and len(few) <= n / 5:
+        words = (
+            f"{len(few)} pair{'s drive' if len(few) > 1 else ' drives'} 60 % of the difference between clean and "
+            f"corrupt ({listed(few)} of {n}): scores would mostly be about {'these' if len(few) > 1 else 'it'}."
+        )
+        return [Verdict("warning", words)]
+    return []
 
 
 UNLIKELY = 0.01

@@ -12,7 +12,7 @@
         wrong_answers=" {B}",
         slots=slots_of("A, B: Mary, John, Anna, Tom\\nplace: store, park"),
     )
-    template.count                     # 24 different pairs
+    template.count                     # 24 fillings
     template.make(10, seed=0)          # ten of them, the same for the same seed
 
 Slots on one line always differ. Slots that must agree are one slot with several forms: with the line
@@ -25,14 +25,17 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 
 from circuit.errors import PromptError
 from circuit.prompts import PromptPair
 
 MOST_PAIRS = 10_000
+_MOST_TRIED = 50_000
+"""Fillings that are looked through for different pairs."""
 _PLACE = re.compile(r"\{\{|\}\}|\{(\w+)(?:\.(\d+))?\}")
 
 Forms = tuple[str, ...]
@@ -50,6 +53,14 @@ class Slots:
     def count(self) -> int:
         """In how many ways they can be filled."""
         return math.perm(len(self.values), len(self.names))
+
+    def told_apart_by(self, forms: Collection[int]) -> Slots:
+        """The same without values that are equal to an earlier one in all of these forms, counted from 1."""
+        first: dict[tuple[str | None, ...], Forms] = {}
+        for value in self.values:
+            seen = tuple(value[form - 1] if 1 <= form <= len(value) else None for form in sorted(forms))
+            first.setdefault(seen, value)
+        return replace(self, values=tuple(first.values()))
 
     def draw(self, number: int) -> dict[str, Forms]:
         """One of these ways, by its number from 0."""
@@ -73,8 +84,24 @@ class Template:
 
     @property
     def count(self) -> int:
-        """How many fillings there are."""
-        return math.prod(slots.count for slots in self.slots)
+        """How many fillings there are; values that differ only in forms that no template uses are one."""
+        return math.prod(slots.count for slots in self._used_slots)
+
+    @cached_property
+    def _used_slots(self) -> tuple[Slots, ...]:
+        """The slots, each with the first of the values that look alike wherever it stands."""
+        used: dict[str, set[int]] = {}
+        for name, form in self._places():
+            used.setdefault(name, set()).add(form)
+        return tuple(slots.told_apart_by({form for name in slots.names for form in used.get(name, ())})
+                     for slots in self.slots)  # fmt: skip
+
+    def _places(self) -> Iterator[tuple[str, int]]:
+        """The slot and the form of every place in the templates."""
+        for text in (self.clean, self.corrupt, self.answers, self.wrong_answers):
+            for match in _PLACE.finditer(text):
+                if match[1] is not None:
+                    yield match[1], _form(match)
 
     def fill(self, values: Mapping[str, Forms]) -> PromptPair:
         """The pair for given values of the slots.
@@ -94,7 +121,7 @@ class Template:
         )
 
     def make(self, n: int, seed: int = 0) -> tuple[PromptPair, ...]:
-        """`n` fillings, all different, drawn at random: the same for the same seed.
+        """`n` different pairs, drawn at random: the same for the same seed.
 
         Raises:
             PromptError: When the templates do not fit the slots, or the lists do not allow so many pairs.
@@ -103,15 +130,27 @@ class Template:
         if not 1 <= n <= MOST_PAIRS:
             raise PromptError(f"The number of pairs must lie between 1 and {MOST_PAIRS:,}, and is {n:,}.")
         if n > self.count:
-            raise PromptError(
-                f"The lists allow {self.count:,} different pair{'s' if self.count != 1 else ''}, and {n:,} were asked "
-                "for: add values, or ask for fewer."
-            )
-        return tuple(self.fill(self._draw(number)) for number in _different(Random(seed), self.count, n))
+            raise self._too_few(self.count, n)
+        random = Random(seed)
+        pairs = dict.fromkeys(self.fill(self._draw(number)) for number in _different(random, self.count, n))
+        if len(pairs) < n:  # several fillings make the same pair
+            more = iter(_different(random, self.count, min(self.count, _MOST_TRIED)))
+            while len(pairs) < n:
+                if (number := next(more, None)) is None:
+                    raise self._too_few(len(pairs), n)
+                pairs[self.fill(self._draw(number))] = None
+        return tuple(pairs)
+
+    @staticmethod
+    def _too_few(count: int, n: int) -> PromptError:
+        return PromptError(
+            f"The lists allow {count:,} different pair{'s' if count != 1 else ''}, and {n:,} were asked for: add "
+            "values, or ask for fewer."
+        )
 
     def _draw(self, number: int) -> dict[str, Forms]:
         drawn: dict[str, Forms] = {}
-        for slots in self.slots:
+        for slots in self._used_slots:
             number, part = divmod(number, slots.count)
             drawn |= slots.draw(part)
         return drawn
@@ -128,8 +167,7 @@ class Template:
                     f"The slots {', '.join(slots.names)} always differ, so their list needs {len(slots.names)} values "
                     f"or more, and has {len(slots.values)}."
                 )
-        texts = (self.clean, self.corrupt, self.answers, self.wrong_answers)
-        used = {match[1] for text in texts for match in _PLACE.finditer(text)}
+        used = {name for name, _ in self._places()}
         if unused := sorted(seen - used):
             raise PromptError(
                 f"No template has a place for the slot {{{unused[0]}}}: write it in, or take out its list."
@@ -138,17 +176,23 @@ class Template:
 
 def _filled(what: str, template: str, values: Mapping[str, Forms]) -> str:
     def value(match: re.Match[str]) -> str:
-        name, form = match[1], int(match[2] or 1)
+        name, place = match[1], match[0] if len(match[0]) < 60 else f"{match[0][:50]} …}}"
         if name is None:
             return match[0][0]
         if name not in values:
-            raise PromptError(f"The {what} has the slot {match[0]}, and there is no list of values for '{name}'.")
-        if not 1 <= form <= len(values[name]):
+            raise PromptError(f"The {what} has the slot {place}, and there is no list of values for '{name[:50]}'.")
+        if not 1 <= (form := _form(match)) <= len(values[name]):
             forms = "/".join(values[name])
-            raise PromptError(f"The {what} has {match[0]}, and '{forms}' has {len(values[name])} form(s).")
+            raise PromptError(f"The {what} has {place}, and '{forms}' has {len(values[name])} form(s).")
         return values[name][form - 1]
 
     return _PLACE.sub(value, template)
+
+
+def _form(place: re.Match[str]) -> int:
+    """The form that a place asks for, from 1; 0, which there is none of, for a number longer than any list."""
+    digits = place[2] or "1"
+    return int(digits) if len(digits) < 10 else 0
 
 
 def _different(random: Random, count: int, n: int) -> list[int]:

@@ -10,11 +10,13 @@ from functools import partial
 import streamlit as st
 
 from circuit.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
+from circuit.errors import PromptError
 from circuit.models import ModelCard
-from circuit.prompt_files import FORMATS, write
+from circuit.prompt_files import FORMATS, check_size, write
 from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
 from circuit.ui import click, job_panel, page, prompt_report, prompt_sources, session, tokens
 from circuit.ui.prompt_table import NEW, NUMBER, from_table, to_table, wants_numbers
+from circuit.wording import counted
 
 page.begin(
     "1 · Prompts",
@@ -38,14 +40,14 @@ def choose_model() -> None:
     if hub_allowed():
         named = st.text_input(
             "Or any model of the Hugging Face hub",
+            key="hub",
+            on_change=take_named,
             placeholder="owner/name",
             help="For models that are not in the list, such as `roneneldan/TinyStories-33M`. The page says so if an "
             "architecture is not supported.",
         ).strip()
-        if is_hub_id(named):
-            key = named
-        elif named:
-            st.error(f"'{named}' is no hub id: those look like 'owner/name'.")
+        if named and not is_hub_id(named):
+            st.error(page.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
     if key != session.model_key():
         st.session_state["model"] = key
         st.rerun()  # the sidebar stands above
@@ -70,6 +72,12 @@ def choose_model() -> None:
         show_card(session.cards()[key])
     elif entry is not None:
         st.caption(entry.about)
+
+
+def take_named() -> None:
+    """Use the hub's model that was just named; what is chosen from the list later counts again."""
+    if is_hub_id(named := st.session_state["hub"].strip()):
+        st.session_state["model"] = named
 
 
 def show_card(card: ModelCard) -> None:
@@ -101,12 +109,17 @@ def edit() -> None:
         placeholder="",
     )
     after = from_table(edited, session.prompts())
+    if after.pairs != session.prompts().pairs:
+        try:
+            check_size(after)
+        except PromptError as error:
+            st.error(f"The last edit was not taken over. {error}")
+            return
+        session.take_edit(after, start_over=wants_numbers(edited))
+        st.rerun()  # the sidebar stands above, and has counted already
     if wants_numbers(edited):
         session.take_edit(after, start_over=True)
         st.rerun()
-    if after.pairs != session.prompts().pairs:
-        session.take_edit(after)
-        st.rerun()  # the sidebar stands above, and has counted already
 
 
 def below_the_table() -> None:
@@ -117,10 +130,10 @@ def below_the_table() -> None:
     )
     former = session.former_prompts()
     if former is not None and back.button(
-        f"Bring back {len(former)} pair{'s' if len(former) != 1 else ''}",
+        f"Bring back {counted(len(former), 'pair')}",
         width="stretch",
         icon=":material/undo:",
-        help=f"What was in the table before: {former.name}.",
+        help=f"What was in the table before: {page.plain(former.name)}.",
     ):
         session.replace_prompts(former)
     prompts = session.prompts()
@@ -202,7 +215,7 @@ with settings[0]:
         icon=":material/rule:",
         help=done,
     ):
-        job_panel.start("check", check_prompts, wanted, title=f"Checking {len(missing)} pairs")
+        job_panel.start("check", check_prompts, wanted, title=f"Checking {counted(len(missing), 'pair')}")
         st.rerun()
 with settings[1]:
     page.next_step(page.ATTRIBUTE, "Continue")

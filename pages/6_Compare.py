@@ -195,7 +195,10 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
             {f"{letter}, CPR {curve.cpr:.2f}": curve for letter, curve in curves.items()}, n, caption=caption,
             dark=page.is_dark(),
         )  # fmt: skip
-        st.plotly_chart(figure, key="faithfulness-lines")
+        st.plotly_chart(
+            figure, key="faithfulness-lines",
+            alt=f"Faithfulness by size of circuit, a line for each of {len(curves)} runs. {caption}",
+        )  # fmt: skip
 
 
 def curve_of(run: Run) -> tuple[Setting, str]:
@@ -249,11 +252,15 @@ with left:
         "the dotted line an edge is as strong in both."
     )
     st.plotly_chart(
-        score_scatter(first, second, names, n, caption=caption, dark=page.is_dark(), width=460), key="score-scatter"
-    )
+        score_scatter(first, second, names, n, caption=caption, dark=page.is_dark(), width=460), key="score-scatter",
+        alt=f"A point for each edge, by its score in two runs. {caption}",
+    )  # fmt: skip
 with right:
     caption = "The share of the n strongest edges by |score| that two runs have in common."
-    st.plotly_chart(overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460), key="overlap")
+    st.plotly_chart(
+        overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460), key="overlap",
+        alt=f"A curve for each pair of runs, by n. {caption}",
+    )  # fmt: skip
 differences(first, second, names, n)
 faithfulness(runs, letters, n)
 with share_at:

@@ -17,9 +17,10 @@ from circuit.prompt_files import MOST_BYTES, read_file
 from circuit.prompts import PromptSet
 from circuit.runs import RUN_ID
 from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
-from circuit.ui import click, estimate, explain, job_panel, my_runs, page, session
+from circuit.ui import click, estimate, explain, job_panel, my_runs, page, session, tokens
 from circuit.ui.server import job_server, visitor
 from circuit.ui.shared_settings import HELD_OUT
+from circuit.wording import counted
 
 page.begin(
     "Sweep",
@@ -34,7 +35,7 @@ SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 def choose_prompts() -> tuple[PromptSet, ...]:
     mine = session.prompts()
-    names = {CURRENT: f"{mine.name}, {len(mine)} pairs (from 1 · Prompts)"} | {
+    names = {CURRENT: f"{mine.name}, {counted(len(mine), 'pair')} (from 1 · Prompts)"} | {
         key: f"{preset.title}, {len(preset.prompts)} pairs" for key, preset in PRESETS.items()
     }
     chosen = st.multiselect(
@@ -152,13 +153,14 @@ try:
     sweep.requests()
 except CircuitError as error:
     ready = False
-    st.error(str(error))
+    st.error(page.plain(str(error)))
 st.info(
     f"**{len(models)} model{'' if len(models) == 1 else 's'} × {len(prompt_sets)} prompt "
     f"set{'' if len(prompt_sets) == 1 else 's'} × {len(methods)} method{'' if len(methods) == 1 else 's'} = "
     f"{len(sweep)} run{'' if len(sweep) == 1 else 's'}**, of at most {MOST_RUNS}.",
     icon=":material/grid_view:",
 )
+tokens.say_what_each_uses(models, prompt_sets)
 if ready:
     estimate.show_sweep(sweep)
 

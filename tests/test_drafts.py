@@ -12,7 +12,7 @@ from circuit import drafts
 from circuit.drafts import KEPT, Draft, load_draft, save_draft
 from circuit.prompts import PromptPair, PromptSet
 
-DRAFT = Draft("smollm2-135m", PromptSet("mine", (PromptPair(" a", "b\n", (" c", "|"), ()),), ("x",)), "No")
+DRAFT = Draft("smollm2-135m", PromptSet("mine", (PromptPair(" a", "b\n", (" c", "|"), ()),), ("x",)), "No", 2)
 ID, OTHER = "0" * 32, "1" * 32
 
 

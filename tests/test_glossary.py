@@ -12,10 +12,11 @@ from streamlit.testing.v1 import AppTest
 from circuit.glossary import GROUPS, TERMS, find
 from circuit.method import AblationType
 from circuit.ui import explain
+from circuit.ui.prompt_report import finding_words
 from tests.test_help import server  # noqa: F401 - ends the worker that the pages start
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").glob("*.py")]
+SOURCES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
 
 
 def glossary(**query: str) -> AppTest:
@@ -67,12 +68,29 @@ def test_every_link_from_a_page_is_to_an_entry() -> None:
     assert explain.more("dead-end") == "More: [Dead end](Glossary?term=dead-end)."
 
 
+def calls_of(path: Path) -> list[str]:
+    return [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
 def test_every_warning_leads_to_its_explanation() -> None:
     for path in SOURCES:
-        calls = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        for call in calls:
-            if call.startswith("st.warning(") and call != "st.warning(words)":  # circuit.ui.address has added it
+        for call in calls_of(path):
+            chosen = re.match(r"getattr\(st, .*?\)\(", call)  # of a level that may be a warning
+            if (call.startswith("st.warning(") or chosen) and call != "st.warning(words)":  # circuit.ui.address adds it
                 assert "explain.more" in call, f"{path.name}: {call}"
+
+
+def test_every_finding_leads_to_its_explanation() -> None:
+    assert finding_words("length", [0, 2], "It is *long*.").endswith(
+        f"It is \\*long\\*\\. {explain.more('prompt-check')}"
+    )
+
+
+def test_every_chart_has_words_for_who_cannot_see_it() -> None:
+    for path in SOURCES:
+        for call in calls_of(path):
+            if re.match(r"\w+\.plotly_chart\(", call):
+                assert "alt=" in call, f"{path.name}: {call}"
 
 
 def test_the_page_shows_every_entry_and_finds_one() -> None:

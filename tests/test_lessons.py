@@ -49,6 +49,7 @@ from circuit.sanity import verdicts
 from circuit.tasks import CheckRequest, EffectsRequest, attribute, check_prompts, measure_effects
 from circuit.tokenizer import PromptTokenizer
 from circuit.ui.lessons import board
+from circuit.ui.lessons.mask_slider import verdict
 from circuit.ui.server import job_server
 from tests.test_pages import Visitor
 
@@ -186,6 +187,39 @@ def test_integrated_gradients_of_all_edges_add_up_to_the_whole_difference() -> N
     assert float(fine.integrated.sum()) == pytest.approx(difference, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("shape", "slope", "loss"),
+    [
+        ("straight", 4.0, [0, 1, 2, 3.1, 4]),
+        ("bent", 4.0, [0, 0.4, 1, 2.6, 4]),  # ends where the tangent does
+        ("flat", 0.5, [0, 0.2, 1, 3, 4]),
+        ("steeper", 3.0, [0, 0.8, 1.8, 3, 4.4]),
+        ("flattens", 8.0, [0, 1.5, 2.5, 3, 3.2]),
+        ("turns", 8.0, [0, 1.8, 3, 2.5, 1.5]),
+        ("turns", 1.0, [0, 1, 1, 0.5, 0]),
+        ("wrong sign", 1.0, [0, 0.2, 0, -1, -3]),
+        ("straight", 0.0, [0, 0, 0, 0, 0]),
+    ],
+)
+def test_the_shape_of_a_curve_is_called_by_its_name(shape: str, slope: float, loss: list[float]) -> None:
+    curve = LossCurve(np.linspace(0, 1, 5), np.array(loss, dtype=float))
+    assert curve.shape(slope) == shape
+
+
+def test_verdicts_on_several_edges_say_what_their_curves_do(surveyed: Survey) -> None:
+    largest = sorted(surveyed.effects, key=lambda edge: -abs(surveyed.effects[edge]))
+    for edge in {surveyed.misleading, surveyed.honest, largest[2], largest[-1]}:
+        slope, curve = float(surveyed.at_zero[edge]), loss_curve(CurveRequest(FEW, edge, 8))
+        words = verdict(slope, curve)
+        tangent, change = slope * curve.m, curve.loss - curve.loss[0]
+        apart, signs = abs(change - tangent).max() / abs(change).max(), np.sign(curve.slopes)
+        assert ("nearly straight" in words) <= (apart <= 0.15)
+        assert ("is flat" in words) <= (abs(slope) <= abs(curve.effect) / 3)
+        assert ("changes its" in words) <= (len(set(signs)) > 1 or signs[0] != np.sign(slope))
+        assert ("flattens" in words) <= (abs(curve.effect) < 0.8 * abs(slope))
+        assert ("steeper" in words) <= (abs(curve.effect) > 1.25 * abs(slope))
+
+
 # --- the game ------------------------------------------------------------------------------------------------------
 
 
@@ -233,10 +267,31 @@ def test_every_broken_set_is_caught_by_its_check_and_the_right_one_by_none(key: 
     assert not any(encode(broken.right, words, model.prepend_bos, model.n_ctx).findings)
 
 
-def test_a_missing_space_is_caught_with_smollm2s_tokenizer(smollm2: PatchableModel) -> None:
-    broken = BROKEN["space"]
-    found = encode(broken.prompts, smollm2.tokenizer, smollm2.prepend_bos)
-    assert all(any(finding.kind == "space" for finding in row) for row in found.findings)
+def test_every_check_and_the_verdict_on_few_pairs_have_a_broken_set() -> None:
+    caught_by = [broken.caught_by for broken in BROKEN.values()]
+    assert set(KINDS) <= set(caught_by)
+    assert "drive 60 %" in caught_by
+
+
+@pytest.mark.parametrize("kind", ["space", "trailing"])
+def test_spaces_are_caught_with_smollm2s_tokenizer(kind: str, smollm2: PatchableModel) -> None:
+    broken = BROKEN[kind]
+    found, right = (encode(each, smollm2.tokenizer, smollm2.prepend_bos) for each in (broken.prompts, broken.right))
+    assert all(any(finding.kind == kind for finding in row) for row in found.findings)
+    assert not any(right.findings)
+
+
+def test_what_is_missing_is_read_as_padding_and_what_is_too_long_is_cut(model: PatchableModel) -> None:
+    words = PromptTokenizer.of(model.tokenizer, model.n_ctx)
+    none, blank = (careless_dataset(BROKEN[key].prompts, words, True) for key in ("unanswered", "blank"))
+    assert none.answers[0].tolist() == [words.bos]
+    assert blank.answers[0].tolist() == [words.bos, *words.encode(BROKEN["blank"].right.pairs[0].answers[0])]
+    assert set(careless_dataset(BROKEN["context"].prompts, words, True).lengths) == {model.n_ctx}
+
+
+def test_few_pairs_that_count_make_all_of_the_scores() -> None:
+    found = careless_scores(CarelessRequest("teaching", BROKEN["few"].right, BROKEN["few"].prompts))
+    assert np.abs(found.broken).sum() < 0.4 * np.abs(found.right).sum()
 
 
 def test_without_its_space_an_answer_is_improbable_though_its_logit_moves_along() -> None:
@@ -251,7 +306,7 @@ def test_without_its_space_an_answer_is_improbable_though_its_logit_moves_along(
     assert np.abs(by_prob.right).sum() > 1000 * np.abs(by_prob.broken).sum()
 
 
-@pytest.mark.parametrize("key", ["split", "both", "same", "unknown"])
+@pytest.mark.parametrize("key", ["split", "both", "same", "unknown", "context"])
 def test_sets_whose_scores_are_said_to_be_zero_have_none(key: str) -> None:
     broken = BROKEN[key]
     found = careless_scores(CarelessRequest(broken.model, broken.right, broken.prompts))

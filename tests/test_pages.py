@@ -64,9 +64,9 @@ def server(small: str) -> Iterator[None]:
     job_server.clear()
 
 
-def read(markdown: str) -> str:
+def seen(text: str) -> str:
     """What a reader sees of text with its marks escaped."""
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
 
 
 class Visitor:
@@ -137,14 +137,13 @@ class Visitor:
         """All that the page says in words."""
         at = self.at
         parts = [at.header, at.subheader, at.markdown, at.info, at.warning, at.error, at.success, at.caption]
-        said = "\n".join(str(element.value) for elements in parts for element in elements)
-        return read(said)
+        return seen("\n".join(str(element.value) for elements in parts for element in elements))
 
     def metrics(self) -> dict[str, str]:
         return {metric.label: metric.value for metric in self.at.metric}
 
     def errors(self) -> str:
-        return read("\n".join(str(error.value) for error in self.at.error))
+        return seen("\n".join(str(error.value) for error in self.at.error))
 
     def result(self) -> Run | None:
         """The run that this session looks at."""
@@ -313,6 +312,58 @@ def test_a_paste_becomes_rows_and_what_is_wrong_with_it_is_named_by_its_line() -
     assert table(visitor).pairs == (PromptPair("a", "b", (" c", " e"), (" d",)),)
 
 
+def test_more_rows_than_a_page_can_hold_are_refused_however_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuit.prompt_files.MOST_ROWS", 3)
+    visitor = Visitor()
+    visitor.work_on("teaching", NUMBERS)
+    visitor.go(PROMPTS)
+    start_from(visitor, "Paste")
+    visitor.at.text_area("pasted").set_value("a\tb\t c\t d")
+    visitor.run()
+    visitor.click("Add to it")
+    assert "Nothing was added. There are 4 prompt pairs, and 3 are the most." in visitor.errors().replace("\\", "")
+    row = {"clean": "1", "corrupt": "2", "answers": "3"}
+    visitor.at.session_state["table-1"] = {"edited_rows": {}, "added_rows": [row], "deleted_rows": []}
+    visitor.run()
+    assert "The last edit was not taken over. There are 4 prompt pairs" in visitor.errors()
+    assert visitor.at.session_state["prompts"] == NUMBERS
+
+
+def test_what_is_wrong_with_a_template_or_a_paste_is_shown_as_it_is_written() -> None:
+    visitor = Visitor(PROMPTS)
+    start_from(visitor, "Template")
+    visitor.at.number_input("template-n").set_value(1)
+    visitor.at.text_area("template-slots").set_value("A: x/*y*")
+    visitor.at.text_input("template-clean").set_value("{A.3}")
+    for name in ("corrupt", "answers", "wrong_answers"):
+        visitor.at.text_input(f"template-{name}").set_value("")
+    visitor.run()
+    assert r"\*y\*" in visitor.at.error[0].value
+    start_from(visitor, "Paste")
+    visitor.at.text_area("pasted").set_value("clean\t*x*\n1\t2")
+    visitor.run()
+    assert r"\*x\*" in visitor.at.error[0].value
+
+
+def test_a_template_that_was_rewritten_does_not_keep_the_presets_name() -> None:
+    visitor = Visitor(PROMPTS)
+    start_from(visitor, "Template")
+    title = visitor.at.selectbox("template").options[0]
+    assert f"in {title}, from templates" in visitor.words()
+    visitor.at.text_input("template-clean").set_value("{A} and {B} at the {place}: {B} has a {object}")
+    visitor.run()
+    assert "in My prompts, from templates" in visitor.words()
+    assert f"in {title}, from templates" not in visitor.words()
+
+
+def test_names_in_the_sidebar_are_no_markdown_and_one_pair_is_no_pairs() -> None:
+    visitor = Visitor()
+    visitor.work_on("teaching", PromptSet("[*mine*](x)", NUMBERS.pairs[:1]))
+    visitor.run()
+    (said,) = [caption.value for caption in visitor.at.caption if caption.value.startswith("**Prompts**")]
+    assert said == r"**Prompts**  " + "\n" + r"\[\*mine\*\]\(x\), 1 pair"
+
+
 def test_a_file_becomes_rows_with_its_labels() -> None:
     visitor = Visitor(PROMPTS)
     start_from(visitor, "File")
@@ -368,6 +419,11 @@ def test_a_hub_model_can_be_named_only_where_the_owner_allows_it(monkeypatch: py
     visitor.at.text_input[0].set_value("someone/something")
     visitor.run()
     assert visitor.at.session_state["model"] == "someone/something"
+    visitor.at.selectbox[0].set_value("teaching")  # the name still stands in the field
+    visitor.run()
+    assert visitor.at.session_state["model"] == "teaching"
+    visitor.run()
+    assert visitor.at.session_state["model"] == "teaching"
 
 
 def test_an_edited_preset_does_not_keep_its_name() -> None:

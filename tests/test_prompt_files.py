@@ -89,6 +89,13 @@ def test_columns_may_stand_in_any_order_under_their_usual_names_beside_others() 
     assert read_text(text).pairs == (PromptPair("a", "b", (" c", " d"), (" e",)),)
 
 
+@pytest.mark.parametrize("text", ["they gave prompts to", "prompts"])
+def test_one_line_of_json_lines_may_hold_any_word(text: str) -> None:
+    prompts = PromptSet("pasted prompts", (PromptPair(text, "b", (" c",)),))
+    assert read_text(write(prompts, "jsonl")) == prompts
+    assert read_text(json.dumps(json.loads(prompts.to_json()))) == prompts
+
+
 def test_a_list_of_pairs_is_json_too() -> None:
     assert read_text('[{"clean": "a", "corrupt": "b", "answers": [" c"]}]').pairs == (PromptPair("a", "b", (" c",)),)
 

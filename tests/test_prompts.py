@@ -132,12 +132,12 @@ def test_a_bos_token_is_put_before_both_prompts_and_no_answer(spaced_tokenizer: 
 def test_different_lengths_are_counted_and_placed(spaced_tokenizer: Any) -> None:
     (problem,) = problems_of(spaced_tokenizer, " the cat sat", " the dog is on", (" mat",))
     assert "clean prompt has 3 tokens and the corrupt one 4" in problem
-    assert "part at token 2 ('·cat·sat' against '·dog·is·on')" in problem
+    assert "part at position 1 ('·cat·sat' against '·dog·is·on')" in problem
 
 
 def test_a_prompt_that_continues_the_other_parts_from_it_at_its_end(spaced_tokenizer: Any) -> None:
     (problem,) = problems_of(spaced_tokenizer, " the cat", " the cat sat", (" on",))
-    assert "part at token 3 ('' against '·sat')" in problem
+    assert "part at position 2 ('' against '·sat')" in problem
 
 
 def test_an_answer_of_several_tokens_is_shown_split_with_a_hint_at_the_leading_space(spaced_tokenizer: Any) -> None:
@@ -222,13 +222,34 @@ def test_no_usable_row_is_an_error_with_the_first_reason(spaced_tokenizer: Any) 
         Encoded().dataset()
 
 
+def test_no_usable_row_among_those_asked_for_is_an_error_with_the_reason_of_one_of_them(spaced_tokenizer: Any) -> None:
+    good, empty = PromptPair(" cat", " dog", (" sat",)), PromptPair("", "", (" sat",))
+    encoded = encode(PromptSet("mixed", (good, empty)), spaced_tokenizer, False)
+    with pytest.raises(PromptError, match=r"None of the 1 .* Row 2: The clean prompt is empty"):
+        encoded.dataset([1])
+    with pytest.raises(PromptError, match="can be used"):
+        encoded.dataset([7])
+
+
+def test_an_answer_given_twice_counts_once(spaced_tokenizer: Any) -> None:
+    pair = PromptPair(" cat", " dog", (" sat", " is", " sat"), (" are", " are"))
+    encoded = encode(PromptSet("twice", (pair,)), spaced_tokenizer, False)
+    assert [len(ids) for ids in (encoded.answers[0], encoded.wrong_answers[0])] == [2, 1]
+    assert [finding.words for finding in encoded.findings[0]] == [
+        "The right answer '·sat' is given 2 times, and counts once.",
+        "The wrong answer '·are' is given 2 times, and counts once.",
+    ]
+    assert encoded.usable == [0]
+
+
 @given(PAIRS, st.booleans())
 def test_any_text_is_encoded_or_has_a_problem(spaced_tokenizer: Any, pair: PromptPair, bos: bool) -> None:
     encoded = encode(PromptSet("any", (pair,)), spaced_tokenizer, bos)
     if encoded.usable:
         dataset = encoded.dataset()
         assert len(dataset.clean[0]) == len(dataset.corrupt[0]) > 0
-        assert len(dataset.answers[0]) == len(pair.answers) > 0
+        ids = dataset.answers[0].tolist()
+        assert len(pair.answers) >= len(ids) == len(set(ids)) > 0
     else:
         assert all(problem.endswith(".") for problem in encoded.problems[0])
 

@@ -24,7 +24,7 @@ from circuit.runs import Run, RunConfig
 from circuit.tasks import attribute
 from circuit.ui.server import job_server
 from tests.job_functions import LONG, count
-from tests.test_pages import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor
+from tests.test_pages import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor, seen
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -382,7 +382,7 @@ def test_a_damaged_list_is_an_empty_one(library: RunLibrary, content: str, monke
 def test_the_sidebar_names_the_run_of_a_link_at_once(runs: list[Run]) -> None:
     for page in (SCORES, CIRCUIT, ATTRIBUTE):
         visitor = Visitor(page, run=runs[0].id)
-        assert any(runs[0].caption in caption.value for caption in visitor.at.sidebar.caption), page
+        assert any(runs[0].caption in seen(caption.value) for caption in visitor.at.sidebar.caption), page
 
 
 def test_a_link_shows_the_same_view_elsewhere_without_what_is_the_senders(runs: list[Run]) -> None:

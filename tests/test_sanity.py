@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from circuit.sanity import FEWEST, Estimate, PairResult, Summary, drivers, listed, trouble, verdicts
+from circuit.sanity import FEWEST, MOST_RESAMPLED, Estimate, PairResult, Summary, drivers, listed, trouble, verdicts
 
 
 def result(clean: float, corrupt: float, rank: int = 1) -> PairResult:
@@ -40,6 +40,32 @@ def test_corrupting_that_does_nothing_is_said() -> None:
     ((level, words),) = said(*[(3.0, 2.9)] * 6)
     assert level == "error"
     assert words.startswith("Corrupting does not change the answer")
+
+
+def test_corrupting_in_the_wrong_direction_is_not_called_no_change() -> None:
+    (level, words), *_ = said(*[(1.0, 4.0)] * 6)
+    assert level == "error"
+    assert words.startswith("Corrupting changes the answer in the wrong direction")
+    assert "from +1.00 to +4.00" in words
+
+
+def test_a_wrong_answer_above_one_of_several_right_ones_is_no_success() -> None:
+    mixed = PairResult(0.5, 1, 2.0, -2.0, 0.0, ((" a", 0.5),))
+    found = verdicts({0: mixed, 1: result(3, -3)})
+    assert [verdict.level for verdict in found] == ["warning"]
+    assert found[0].words.startswith("On 1 of 2 pairs a wrong answer is above a right one")
+    assert found[0].words.endswith("row 1.")
+
+
+def test_pairs_without_wrong_answers_are_said_not_to_count() -> None:
+    info, success = sorted(said((3, -3), (3, -3), (math.nan, math.nan)))
+    assert info == ("info", "This is about 2 of 3 pairs: row 3 has no wrong answers.")
+    assert "on all 2 pairs that have wrong answers, and" in success[1]
+
+
+def test_verdicts_are_the_same_with_a_summary_that_is_known() -> None:
+    results = {row: result(1.0 + row, -1.0) for row in range(6)}
+    assert verdicts(results, Summary.of(list(results.values()))) == verdicts(results)
 
 
 def test_answers_in_order_that_the_model_would_never_give_are_no_success() -> None:
@@ -110,6 +136,27 @@ def test_an_interval_is_the_same_each_time_and_missing_for_a_handful() -> None:
     assert Estimate.of(values) == Estimate.of(values)
     assert Estimate.of(values[: FEWEST - 1]).interval == ""
     assert str(Estimate.of([])) == "–"
+
+
+def test_of_many_pairs_the_interval_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(2).exponential(1, MOST_RESAMPLED + 1)
+    resampled, normal = Estimate.of(list(values[1:])), Estimate.of(list(values))
+    assert normal.high - normal.mean == pytest.approx(1.96 * values.std(ddof=1) / math.sqrt(len(values)))
+    assert (normal.low, normal.high) == pytest.approx((resampled.low, resampled.high), abs=0.01)
+
+
+def test_resampling_costs_no_more_than_a_bounded_number_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    class Counting:
+        def integers(self, low: int, high: int, size: tuple[int, int], dtype: type) -> np.ndarray:
+            drawn.append(size[0] * size[1])
+            return np.zeros(size, dtype=dtype)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Counting())
+    for n in (500, 1000, 10_000):
+        Estimate.of([float(i) for i in range(n)])
+    assert drawn == [1_000_000, 2_000_000]
 
 
 def test_rows_are_listed_as_people_read_them() -> None:

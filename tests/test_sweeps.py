@@ -278,6 +278,18 @@ def test_the_page_counts_runs_runs_them_and_fills_the_table(visitor: Visitor) ->
     assert "Teaching model" in reader.words()
 
 
+def test_the_page_says_how_many_pairs_of_each_set_will_be_used(visitor: Visitor) -> None:
+    mixed = PromptSet("mixed *up*", (*IOI.pairs[:2], PromptPair("", "a", (" Mary",))))
+    visitor.work_on("teaching", mixed)
+    visitor.run()
+    pick(visitor.at, "sweep_models", ["teaching"])
+    pick(visitor.at, "sweep_prompts", ["current", "teaching-ioi"])
+    visitor.wait(lambda: "will be used" in visitor.words())
+    assert "2 of 3 pairs of mixed *up* will be used with Teaching model: row 3 has problems." in visitor.words()
+    assert "48 of 48 pairs of Indirect object identification will be used with Teaching model." in visitor.words()
+    assert "(Glossary?term=prompt-check)" in visitor.at.warning[0].value
+
+
 def test_the_page_says_why_nothing_can_be_run(visitor: Visitor) -> None:
     pick(visitor.at, "sweep_models", [])
     assert "at least one model" in visitor.errors()

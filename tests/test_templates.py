@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from circuit.errors import CircuitError, PromptError
@@ -39,6 +39,20 @@ def test_the_forms_of_one_slot_always_agree() -> None:
     }
 
 
+def test_values_that_differ_in_no_form_that_is_used_count_once() -> None:
+    template = Template("The {n.1}", "A {n.1}", " x", slots=slots_of("n: a/b, a/c, d/e"))
+    assert template.count == 2
+    assert {pair.clean for pair in template.make(2)} == {"The a", "The d"}
+    assert replace(template, answers=" {n.2}").count == 3
+
+
+def test_fillings_that_make_the_same_pair_make_it_once() -> None:
+    template = Template("{A}{B}", "x", " y", slots=slots_of("A: 1, 11\nB: 1, 11"))
+    assert sorted(pair.clean for pair in template.make(3)) == ["11", "111", "1111"]
+    with pytest.raises(PromptError, match="allow 3 different pairs, and 4 were asked"):
+        template.make(4)
+
+
 def test_the_same_seed_makes_the_same_pairs_and_another_seed_others() -> None:
     template = PRESETS["ioi"].template
     assert template is not None
@@ -70,6 +84,7 @@ def test_values_are_not_templates_and_doubled_braces_are_braces() -> None:
         (replace(NAMES, clean="{C}"), 1, "clean template has the slot {C}"),
         (replace(NAMES, clean="{A.2}"), 1, "has {A.2}, and"),
         (replace(NAMES, clean="{A.0}"), 1, "has {A.0}, and"),
+        (replace(NAMES, clean=f"{{A.{'9' * 5000}}}"), 1, "has {A.999"),
         (replace(NAMES, slots=slots_of("A, B: Mary")), 1, "needs 2 values or more, and has 1"),
         (replace(NAMES, slots=(*NAMES.slots, *slots_of("A: x"))), 1, "{A} is listed twice"),
         (replace(NAMES, slots=(*NAMES.slots, *slots_of("C: x"))), 1, "No template has a place for the slot {C}"),
@@ -103,10 +118,14 @@ def test_slots_are_read_as_they_are_written(values: list[str]) -> None:
     assert slots_of(lines_of(slots)) == slots
 
 
-@given(st.text(), st.text(), st.text(), st.integers(0, 20))
+PLACE = st.from_regex(r"\{[AB](\.[0-9]{1,5})?\}|\{A\.9{5000}\}", fullmatch=True)
+
+
+@given(st.text() | PLACE, st.text() | PLACE, st.text(), st.integers(0, 20))
+@example("{A.%s}" % ("9" * 5000), "", "", 1)
 def test_any_template_makes_pairs_or_is_refused(clean: str, answers: str, slots: str, n: int) -> None:
     try:
         pairs = Template(f"{clean}{{A}}", clean, answers, "", (*slots_of("A: 1, 2, 3"), *slots_of(slots))).make(n)
     except CircuitError:
         return
-    assert len(pairs) == n
+    assert len(set(pairs)) == n

@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from circuit.glossary import TERMS
+from circuit.graph import EdgeGraph
 from circuit.prompts import PromptPair, PromptSet
+from circuit.runs import Baseline, Run, RunConfig
 from circuit.ui import page, tour
 from circuit.ui.server import job_server
 
@@ -140,3 +143,90 @@ def test_what_was_there_before_comes_back() -> None:
     press(at, "leave")
     assert at.session_state["prompts"].pairs == MINE.pairs
     assert at.session_state["model"] == "teaching"
+
+
+def edit(at: AppTest, words: str = "edited") -> PromptSet:
+    """Type into the first cell of the table."""
+    version = at.session_state["prompt_table"]
+    at.session_state[f"table-{version}"] = {
+        "edited_rows": {0: {"clean": words}}, "added_rows": [], "deleted_rows": [],
+    }  # fmt: skip
+    run(at)
+    assert at.session_state["prompts"].pairs[0].clean == words
+    return at.session_state["prompts"]
+
+
+def reloaded(at: AppTest, target: str) -> AppTest:
+    """Another session at the address of this one."""
+    fresh = AppTest.from_file(APP, default_timeout=30)
+    for key, value in at.query_params.items():
+        fresh.query_params[key] = value if isinstance(value, str) else value[0]
+    fresh.switch_page(target)
+    return run(fresh)
+
+
+def test_another_model_comes_back_though_the_prompts_are_the_ready_ones() -> None:
+    at = visit()
+    before = at.session_state["prompts"]
+    at.session_state["model"] = "gpt2"
+    press(run(at), "start")
+    assert at.session_state["model"] == "teaching"
+    press(at, "leave")
+    assert (at.session_state["model"], at.session_state["prompts"].pairs) == ("gpt2", before.pairs)
+
+
+def test_what_is_made_of_the_example_comes_back_at_the_end() -> None:
+    at = press(visit(), "start")
+    mine = edit(at)
+    press(at, "next")
+    assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
+    press(at, "leave")
+    assert at.session_state["prompts"].pairs == mine.pairs
+
+
+def test_who_had_prompts_before_can_bring_back_what_was_made_of_the_example() -> None:
+    at = visit()
+    at.session_state["prompts"] = MINE
+    press(run(at), "start")
+    made = edit(at)
+    press(press(at, "next"), "leave")
+    assert at.session_state["prompts"].pairs == MINE.pairs
+    assert at.session_state["former_prompts"].pairs == made.pairs
+
+
+def test_a_reload_in_the_tour_keeps_what_was_there_before() -> None:
+    at = visit()
+    at.session_state["model"] = "gpt2"
+    at.session_state["prompts"] = MINE
+    at = reloaded(run(press(run(at), "start")), page.PROMPTS)
+    assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
+    press(at, "leave")
+    assert (at.session_state["model"], at.session_state["prompts"].pairs) == ("gpt2", MINE.pairs)
+
+
+def test_an_edit_survives_a_reload_in_the_tour() -> None:
+    at = press(visit(), "start")
+    mine = edit(at)
+    at = press(reloaded(run(at), page.PROMPTS), "leave")
+    assert at.session_state["prompts"].pairs == mine.pairs
+
+
+def test_a_tour_that_was_left_is_resumed_after_a_reload() -> None:
+    at = run(press(press(press(visit(), "start"), "next"), "leave"))
+    assert reloaded(at, page.GLOSSARY).button("tour-sidebar").label == "Resume the tour, 2 of 6"
+
+
+def test_without_its_model_there_is_no_tour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGESCOPE_ALLOWED_MODELS", "gpt2")
+    at = visit(tour="1")
+    assert not any((button.key or "").startswith("tour-") for button in at.button)
+    assert "see how it was found." in words(at)
+
+
+def test_of_a_negative_score_it_says_that_ablating_lowers_the_loss() -> None:
+    graph = EdgeGraph(1, 1, 1)
+    scores = np.linspace(-2, 1, graph.n_edges, dtype=np.float32)
+    said = tour._score(Run(RunConfig("teaching", MINE), graph, scores, Baseline(0, 0, 0), [0], {}))
+    assert "**-2.00**" in said
+    assert "would lower the loss by about 2.00" in said
+    assert "would raise" in tour._score(Run(RunConfig("teaching", MINE), graph, -scores, Baseline(0, 0, 0), [0], {}))

@@ -24,6 +24,12 @@ from circuit.runs import Run
 PICTURES = {dark: Path(__file__).parent / f"landing-{'dark' if dark else 'light'}.svg" for dark in (False, True)}
 """By whether the page is dark."""
 
+DESCRIBED = (
+    "Left, the teaching model as a graph: 12 attention heads and 3 MLPs between embedding and final residual, joined "
+    "by 262 edges. Right, the circuit found in it: 3 heads and the 3 MLPs, joined by 15 edges, keep 96% of the task."
+)
+"""What they show, in words."""
+
 _HALF, _HEIGHT, _TOP = 300, 250, 22
 _FONT = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, sans-serif"'
 

@@ -1,6 +1,7 @@
 """The draft that a session keeps on disk, so that a reload finds its model and prompts again by the id in the address.
 
-A session writes drafts of its own only: who opens another's address gets a copy as soon as he edits.
+A session writes drafts of its own only: who opens another's address gets a copy as soon as he edits. During the tour it
+is not the tour's example that is kept, but what the visitor had before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import streamlit as st
 
 from circuit.catalogue import runs_folder
 from circuit.drafts import Draft, load_draft, save_draft
-from circuit.ui import session
+from circuit.ui import session, tour
 
 
 def sync() -> None:
@@ -21,7 +22,7 @@ def sync() -> None:
     if "draft" not in st.session_state:
         st.session_state["draft"] = (st.query_params.get("draft"), _restored(folder))
     draft_id, saved = st.session_state["draft"]
-    now = Draft(session.model_key(), session.prompts(), st.session_state.get("bos", session.BOS_CHOICES[0]))
+    now = Draft(*tour.own(), st.session_state.get("bos", session.BOS_CHOICES[0]), tour.left_at())
     if now != saved:
         if not st.session_state.get("draft_is_own"):
             draft_id, st.session_state["draft_is_own"] = uuid.uuid4().hex, True
@@ -41,5 +42,6 @@ def _restored(folder: Path) -> Draft:
             found.prompts,
             found.bos,
         )
+        tour.resume_at(found.tour)
         return found
     return Draft(session.EXAMPLE.model, session.EXAMPLE.prompts, session.BOS_CHOICES[0])

@@ -80,7 +80,7 @@ def running(slot: str) -> Job | None:
     return None if job is None or job.over else job
 
 
-def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
+def follow(slot: str, *, in_address: bool = False, now: Any = None, shared: bool = False) -> Any:
     """Draw the panel while the slot's job goes on; hand back its result once, when it is there; else None.
 
     Why there is no result stays on the page, as a sentence, until the next start.
@@ -89,6 +89,7 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
         slot: The slot; what stands before its first dash is its name in the address.
         in_address: Keep the job's id in the page's address, so that a reload finds it.
         now: The request that a start would have now: once it is another, the sentence about the last one goes.
+        shared: Whether other sessions wait for the same job, so that none of them may cancel it.
     """
     name = slot.partition("-")[0]
     if in_address and f"job-{slot}" not in st.session_state and (found := st.query_params.get(name)):
@@ -114,7 +115,7 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None) -> Any:
         elif name in st.query_params:
             del st.query_params[name]
     if job is not None and not job.over:
-        _panel(slot, Ticks())
+        _panel(slot, Ticks(), shared)
     _ending(slot, now)
     return value
 
@@ -154,7 +155,7 @@ class Ticks:
 
 
 @st.fragment(run_every=0.4)
-def _panel(slot: str, ticks: Ticks) -> None:
+def _panel(slot: str, ticks: Ticks, shared: bool) -> None:
     job = _job(slot)
     ticks.run_page(over=job is None or job.over)
     if job is None:
@@ -162,7 +163,8 @@ def _panel(slot: str, ticks: Ticks) -> None:
     with st.container(border=True):
         st.markdown(f"**{page.plain(job.title)}** — {_state(job)}")
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
-        st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
+        if not shared:
+            st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
 
 
 def _state(job: Job) -> str:

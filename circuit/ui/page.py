@@ -12,6 +12,7 @@ from circuit.errors import SettingsError
 from circuit.settings import settings
 from circuit.ui import address, click, draft, explain, job_panel, my_runs, session, shared_settings, tour
 from circuit.ui.server import job_server
+from circuit.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -151,12 +152,12 @@ def _sidebar() -> None:
             st.page_link(target, label=label, icon=f":material/{icon}:", query_params=parameters(target))
         tour.button("sidebar")
         st.divider()
-        st.caption(f"**Model**  \n{title_of(session.model_key())}")
+        st.caption(f"**Model**  \n{plain(title_of(session.model_key()))}")
         prompts = session.prompts()
-        st.caption(f"**Prompts**  \n{prompts.name}, {len(prompts)} pairs")
+        st.caption(f"**Prompts**  \n{plain(prompts.name)}, {counted(len(prompts), 'pair')}")
         run = st.session_state.get("run")
         if run is not None:
-            st.caption(f"**Run shown**  \n{run.caption}")
+            st.caption(f"**Run shown**  \n{plain(run.caption)}")
         if st.user.get("is_logged_in"):
             who = plain(str(st.user.get("email") or st.user.get("name") or ""))
             st.button("Sign out", key="sign-out", icon=":material/logout:", on_click=st.logout, help=who or None)

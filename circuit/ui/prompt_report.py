@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -13,10 +14,11 @@ from circuit.plots.prompt_plot import prompt_plot
 from circuit.plots.token_view import token_view
 from circuit.prompt_checks import KINDS, check_bos
 from circuit.prompts import Encoded, PromptPair, mended
-from circuit.sanity import RESAMPLES, PairResult, Summary, listed, verdicts
+from circuit.sanity import INTERVAL, PairResult, Summary, Verdict, listed, verdicts
 from circuit.tasks import CheckRequest, PromptReport
 from circuit.tokenizer import PromptTokenizer, visible
 from circuit.ui import explain, page, session, tokens
+from circuit.wording import counted
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
@@ -52,7 +54,7 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
             )
         if odd:
             text, button = st.columns([6, 1.5], vertical_alignment="center")
-            text.caption(f"{ICONS['doubtful']} {page.plain(odd)}")
+            text.caption(f"{ICONS['doubtful']} {page.plain(odd)} {explain.more('bos')}")
             button.button(
                 "Do as the tokenizer does", width="stretch", on_click=session.reset_bos,
                 help="Leaves the choice of a BOS token to the tokenizer, which knows what the model was trained with.",
@@ -78,9 +80,8 @@ def finding_words(kind: str, rows: list[int], words: str) -> str:
     """One line of `finding_lines`, as markdown."""
     about, where = KINDS[kind], listed(rows, 6)
     first = f"Row {rows[0] + 1}: " if len(rows) > 1 else ""
-    return (
-        f"{ICONS[about.severity]} **{where[0].upper()}{where[1:]}: {about.title.lower()}.** {first}{page.plain(words)}"
-    )
+    title = f"**{where[0].upper()}{where[1:]}: {about.title.lower()}.**"
+    return f"{ICONS[about.severity]} {title} {first}{page.plain(words)} {explain.more('prompt-check')}"
 
 
 def _finding(checked: Encoded, kind: str, rows: list[int], words: str) -> None:
@@ -133,15 +134,18 @@ def show_summary(results: dict[int, PairResult], n_usable: int, grad: str) -> No
             delta_color="off",
             delta_arrow="off",
             help=f"Mean {grad} of the right answers minus that of the wrong ones after the {name} prompt, averaged "
-            f"over the pairs. Below it the 95 % interval: percentile bootstrap over pairs, {RESAMPLES:,} resamples, "
-            "seeded.",
+            f"over the pairs. Below it the 95 % interval: {INTERVAL}.",
         )
     if len(results) < n_usable:
         st.info(f"{n_usable - len(results)} of {n_usable} pairs have no numbers yet: check again for a verdict.")
         return
-    for verdict in verdicts(results)[:4]:
-        more = "" if verdict.level == "success" else f" {explain.more('prompt-check')}"
-        getattr(st, verdict.level)(verdict.words + more)
+    show_verdicts(verdicts(results, summary))
+
+
+def show_verdicts(said: Sequence[Verdict]) -> None:
+    """Sentences on the prompt set, each with the way to what explains it."""
+    for verdict in said:
+        getattr(st, verdict.level)(f"{page.plain(verdict.words)} {explain.more('prompt-check')}")
 
 
 def choose_row(source: str, picked: int | None) -> None:
@@ -189,8 +193,8 @@ def show_plot(results: dict[int, PairResult], grad: str, n: int) -> None:
     )
     event = st.plotly_chart(
         figure, key="prompt-plot", on_select="rerun", selection_mode="points", config={"displayModeBar": False},
-        alt=f"A point for each of {len(results)} pairs: difference after clean and after corrupt. The table below has "
-        "the same numbers.",
+        alt=f"A point for each of {counted(len(results), 'pair')}: difference after clean and after corrupt. The "
+        "table below has the same numbers.",
     )  # fmt: skip
     points = event["selection"]["points"]
     choose_row("plot", points[0]["customdata"][0] if points else None)

@@ -8,11 +8,12 @@ import streamlit as st
 
 from circuit.errors import CircuitError
 from circuit.presets import PRESETS, presets_for
-from circuit.prompt_files import MOST_BYTES, MOST_ROWS, read_file, read_text
+from circuit.prompt_files import MOST_BYTES, MOST_ROWS, check_size, read_file, read_text
 from circuit.prompts import PromptSet
 from circuit.templates import MOST_PAIRS, Template, lines_of, slots_of
 from circuit.tokenizer import visible
 from circuit.ui import page, session
+from circuit.wording import counted
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
 _COLUMNS_SAID = (
@@ -124,14 +125,15 @@ def _template() -> None:
             template = Template(clean, corrupt, answers, wrong_answers, slots_of(slots))
             pairs = template.make(int(n), int(seeded))
         except CircuitError as error:
-            st.error(str(error))
+            st.error(page.plain(str(error)))
             return
-        first = pairs[0]
+        first, be = pairs[0], "is" if template.count == 1 else "are"
         st.caption(
-            f"{template.count:,} different pairs are possible. The first: "
+            f"{counted(template.count, 'different pair')} {be} possible. The first: "
             + page.plain(f"{first.clean} → {visible('|'.join(first.answers))}  //  {first.corrupt}")
         )
-        _offer(PromptSet(f"{PRESETS[st.session_state['template']].title}, from templates", pairs))
+        preset = PRESETS[st.session_state["template"]]  # whose name a template keeps until it is rewritten
+        _offer(PromptSet(f"{preset.title if template == preset.template else 'My prompts'}, from templates", pairs))
 
 
 def _field(label: str, name: str, help_text: str) -> str:
@@ -153,7 +155,7 @@ def _paste() -> None:
     try:
         _offer(read_text(text))
     except CircuitError as error:
-        st.error(str(error))
+        st.error(page.plain(str(error)))
 
 
 def _file() -> None:
@@ -180,12 +182,18 @@ def _empty() -> None:
 def _offer(prompts: PromptSet) -> None:
     """Prompts that are ready to be taken into the table, instead of what is there or after it."""
     words, fill, add = st.columns([1.6, 1.3, 1], vertical_alignment="center")
-    words.markdown(f"**{len(prompts)} pair{'s' if len(prompts) != 1 else ''}** in {page.plain(prompts.name)}")
+    words.markdown(f"**{counted(len(prompts), 'pair')}** in {page.plain(prompts.name)}")
     with fill:
         _fill_button(prompts)
     if add.button("Add to it", width="stretch", disabled=not prompts.pairs, help="After the rows that are there."):
         before = session.prompts()
-        session.replace_prompts(replace(before, pairs=(*before.pairs, *prompts.pairs)))
+        both = replace(before, pairs=(*before.pairs, *prompts.pairs))
+        try:
+            check_size(both)
+        except CircuitError as error:
+            st.error(page.plain(f"Nothing was added. {error}"))
+        else:
+            session.replace_prompts(both)
 
 
 def _fill_button(prompts: PromptSet, label: str = "Fill the table") -> None:

@@ -8,7 +8,6 @@ What the forms cannot show is left out, with a word: a link may ask for anything
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -19,7 +18,8 @@ from circuit.errors import LinkError
 from circuit.links import read_settings
 from circuit.method import Method
 from circuit.runs import RunConfig
-from circuit.ui import explain, session
+from circuit.ui import explain, page, session
+from circuit.wording import counted
 
 MOST_SAMPLES = 30
 HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
@@ -56,8 +56,8 @@ def use(config: RunConfig, source: str) -> None:
     st.session_state["bos"] = {None: session.BOS_CHOICES[0], True: "Yes", False: "No"}[config.prepend_bos]
     _use_method(config.method, missing)
     _use_running(config, missing)
-    words = f"Taken from {source}: {len(config.prompts)} prompt pairs ({config.prompts.name[:80]}), {model}, and "
-    words += f"{config.method.describe()}."
+    pairs = counted(len(config.prompts), "prompt pair")
+    words = f"Taken from {source}: {pairs} ({config.prompts.name[:80]}), {model}, and {config.method.describe()}."
     if missing:
         words += f" Left out: {'; '.join(missing)}."
     say(words)
@@ -72,7 +72,7 @@ def say(words: str, *, good: bool = True) -> None:
 def show_said() -> None:
     words, good, since = st.session_state.get("taken_over", ("", True, -_SECONDS))
     if words and time.monotonic() - since < _SECONDS:
-        words = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", words)  # prompts and names may hold any of markdown's marks
+        words = page.plain(words)  # prompts and names may hold any of markdown's marks
         st.success(words, icon=":material/input:") if good else st.warning(f"{words} {explain.more('address')}")
 
 

@@ -4,6 +4,7 @@
     tokenizer            the tokenizer, once the worker has read it; starts that by itself
     encoded              the session's prompts as tokens, checked
     say_what_is_used     "24 of 26 pairs will be used", before a run
+    say_what_each_uses   the same of several prompt sets and models, before a sweep
 
 The worker is asked once a model. From then on an edit is checked here, at once, whatever the worker is busy with; and
 pairs that have not changed are not cut into tokens again.
@@ -12,6 +13,7 @@ pairs that have not changed are not cut into tokens again.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -19,11 +21,12 @@ import streamlit as st
 
 from circuit.catalogue import is_here, title_of
 from circuit.prompt_checks import check_pair
-from circuit.prompts import Encoded, encode
+from circuit.prompts import Encoded, PromptSet, encode
 from circuit.sanity import listed
 from circuit.tasks import ModelRequest, read_tokenizer
 from circuit.tokenizer import PromptTokenizer
-from circuit.ui import explain, job_panel, session
+from circuit.ui import explain, job_panel, page, session
+from circuit.wording import counted
 
 _MOST = 8
 _remembered = lru_cache(maxsize=20_000)(check_pair)
@@ -73,6 +76,29 @@ def encoded(words: PromptTokenizer) -> Encoded:
     return encode(session.prompts(), words, prepend_bos(words), words.n_ctx, _remembered)
 
 
+def say_what_each_uses(models: Sequence[str], prompt_sets: Sequence[PromptSet]) -> None:
+    """Say before a sweep how many pairs of each set will be used, with the models whose tokenizers are known by now."""
+    if session.model_key() in models:
+        tokenizer()
+    whole, cut = [], []
+    for model in models:
+        if (words := _held().get(model)) is None:
+            continue
+        for prompts in prompt_sets:
+            checked = encode(prompts, words, words.prepend_bos, words.n_ctx, _remembered)
+            n, broken = len(checked.rows), list(checked.problems)
+            whose = f"{page.plain(prompts.name)} will be used with {page.plain(title_of(model))}"
+            line = f"{n - len(broken)} of {n} pairs of {whose}"
+            if broken:
+                cut.append(f"{line}: {listed(broken)} {'has' if len(broken) == 1 else 'have'} problems.")
+            else:
+                whole.append(f"{line}.")
+    if cut:
+        st.warning("  \n".join([*cut, explain.more("prompt-check")]))
+    if whole:
+        st.caption("  \n".join(whole))
+
+
 def say_what_is_used(*, apart: bool) -> None:
     """Say before a run which rows will be left out of it, and whether positions can be kept apart."""
     words = tokenizer()
@@ -88,13 +114,14 @@ def say_what_is_used(*, apart: bool) -> None:
     lengths = Counter(len(checked.clean[row]) for row in checked.usable)
     if apart and len(lengths) > 1:
         length, n = lengths.most_common(1)[0]
+        those = f"{counted(n, 'pair')} of {counted(length, 'token')}"
         st.warning(
             f"These prompts have {min(lengths)} to {max(lengths)} tokens, and positions can be kept apart only in "
-            f"prompts of one length: choose a preset 'of one length' on 1 · Prompts, or keep the {n} pairs of {length} "
-            f"tokens. {explain.more('positions-apart')}"
+            f"prompts of one length: choose a preset 'of one length' on 1 · Prompts, or keep the "
+            f"{those}. {explain.more('positions-apart')}"
         )
         if st.button(
-            f"Keep the {n} pairs of {length} tokens",
+            f"Keep the {those}",
             help="Takes the other pairs out of the table. They can be brought back on 1 · Prompts.",
         ):
             kept = (row for row in checked.usable if len(checked.clean[row]) == length)

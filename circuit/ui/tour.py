@@ -2,10 +2,13 @@
 
     start         go to the first step, with the example's model and prompts
     card          draw the card of this step, or the way back to it; `page.begin` calls it
+    offered       whether there is a tour to take
     button        "Take the tour", or resume it where it was left
+    own           the visitor's own model and prompts, which the tour only stands in front of
 
 The step stands in the address (`tour=3`), so a reload goes on with it. The example is scored while its prompts are
-explained. Who takes the tour in the middle of something else gets model, prompts and run back at its end.
+explained. Who takes the tour in the middle of something else gets model, prompts and run back at its end; who edits the
+example on the way gets that back, or can bring it back.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from circuit.catalogue import is_allowed
 from circuit.examples import EXAMPLES
+from circuit.prompts import PromptSet
 from circuit.runs import Run
 from circuit.sentences import edge_words
 from circuit.tasks import attribute
@@ -37,12 +42,13 @@ class Step:
 
 def _score(run: Run) -> str:
     edge = int(run.order[0])
+    change = "raise" if run.scores[edge] >= 0 else "lower"
     return (
         "The **score** of an edge estimates what happens when the edge is *ablated*: when the reader gets what the "
         f"writer wrote on the corrupt prompt. Here the strongest edge is **{run.graph.edge_label(edge)}** with "
-        f"**{run.scores[edge]:+.2f}**: {edge_words(run.graph, edge)}, and ablating that would raise the loss by about "
-        f"{abs(run.scores[edge]):.2f}. **Positive means the edge helps the task; negative, that it works against it.** "
-        "All the options on this page are ways of estimating that; the ones that are set will do."
+        f"**{run.scores[edge]:+.2f}**: {edge_words(run.graph, edge)}, and ablating that would {change} the loss by "
+        f"about {abs(run.scores[edge]):.2f}. **Positive means the edge helps the task; negative, that it works against "
+        "it.** All the options on this page are ways of estimating that; the ones that are set will do."
     )
 
 
@@ -103,18 +109,34 @@ def start(at: int = 0) -> None:
     _go(at)
 
 
+def offered() -> bool:
+    """Whether it can be taken now: the owner lets its model be used, and it is not being taken already."""
+    return is_allowed(EXAMPLE.config.model) and _NOW not in st.session_state
+
+
+def left_at() -> int:
+    """The step (counted from 0) that it was left at, 0 where it was not."""
+    return st.session_state.get(_LEFT, 0)
+
+
+def resume_at(step: int) -> None:
+    """Offer to go on at a step (counted from 0) that it was left at before a reload."""
+    if 0 < step < len(STEPS):
+        st.session_state[_LEFT] = step
+
+
 def button(place: str) -> None:
     """The way into the tour, for the landing page and the sidebar."""
-    if _NOW in st.session_state:
+    if not offered():
         return
-    left_at = st.session_state.get(_LEFT, 0)
-    label = f"Resume the tour, {left_at + 1} of {len(STEPS)}" if left_at else "Take the tour"
+    step = left_at()
+    label = f"Resume the tour, {step + 1} of {len(STEPS)}" if step else "Take the tour"
     if st.button(
         label, key=f"tour-{place}", icon=":material/explore:", width="stretch",
         help=f"{len(STEPS)} short steps over a ready example: what the pages show, and how to read it. Your own "
         "prompts and run come back afterwards.",
     ):  # fmt: skip
-        start(left_at)
+        start(step)
 
 
 def parameters() -> dict[str, str]:
@@ -125,7 +147,7 @@ def parameters() -> dict[str, str]:
 def card(here: str) -> None:
     """Draw the card of the step that the session is at, on its page; on others, the way back to it."""
     named = st.query_params.get("tour", "")
-    if _NOW not in st.session_state and named in map(str, range(1, len(STEPS) + 1)):  # a reload, or a link
+    if offered() and named in map(str, range(1, len(STEPS) + 1)):  # a reload, or a link
         st.session_state[_BEFORE] = (session.model_key(), session.prompts(), None)
         st.session_state[_NOW] = int(named) - 1
         _take_example()
@@ -201,11 +223,35 @@ def _go(at: int) -> None:
     page.go(STEPS[at].page)
 
 
+def own() -> tuple[str, PromptSet]:
+    """The visitor's own model and prompts: what he works on, or did before the tour. Who came with nothing of his own
+    owns what he has made of the example."""
+    if _BEFORE not in st.session_state:
+        return session.model_key(), session.prompts()
+    model, prompts, _ = st.session_state[_BEFORE]
+    if _edited() and not _is_own(model, prompts):
+        return session.model_key(), session.prompts()
+    return model, prompts
+
+
+def _edited() -> bool:
+    return session.prompts().pairs != EXAMPLE.config.prompts.pairs
+
+
+def _is_own(model: str, prompts: PromptSet) -> bool:
+    """Whether this is something else than what every session starts from."""
+    return model != session.EXAMPLE.model or prompts.pairs != session.EXAMPLE.prompts.pairs
+
+
 def _take_example() -> None:
     """Its model and prompts, for 1 · Prompts and 2 · Attribute to show."""
-    if session.model_key() != EXAMPLE.config.model or session.prompts().pairs != EXAMPLE.config.prompts.pairs:
-        st.session_state["model"] = EXAMPLE.config.model
+    (_, prompts, run), now = st.session_state[_BEFORE], session.prompts()
+    if _edited() and now.pairs != prompts.pairs:  # the visitor's work on the example: to be brought back
+        st.session_state[_BEFORE] = (*own(), run)
+        session.put_prompts(EXAMPLE.config.prompts)
+    elif _edited():
         session.set_prompts(EXAMPLE.config.prompts)
+    st.session_state["model"] = EXAMPLE.config.model
 
 
 def _leave() -> None:
@@ -222,10 +268,12 @@ def _end() -> None:
     """What the tour looked at gives way to what there was before, if that was somebody's own."""
     del st.session_state[_NOW]
     st.query_params.pop("tour", None)
-    model, prompts, run = st.session_state.pop(_BEFORE)
-    if prompts.pairs != session.EXAMPLE.prompts.pairs or run is not None:
+    (model, prompts), (*_, run) = own(), st.session_state[_BEFORE]
+    del st.session_state[_BEFORE]
+    if _is_own(model, prompts) or run is not None:
         st.session_state["model"] = model
-        session.set_prompts(prompts)
+        put = session.put_prompts if _edited() else session.set_prompts  # a last edit can be brought back
+        put(prompts)
     if run is not None:
         st.session_state["run"] = run
         if "run" in st.query_params:

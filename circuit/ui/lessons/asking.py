@@ -5,8 +5,9 @@
     if (found := ask(survey, SurveyRequest(LESSON), "Measuring all edges")) is None:
         return
 
-A class opens the same lesson at the same moment: whoever asks for what is being computed already waits for that job. An
-answer that takes a fraction of a second, as one to a click, is waited for in place, so the page does not flicker.
+A class opens the same lesson at the same moment: whoever asks for what is being computed already waits for that job,
+which nobody can cancel for the others. An answer that takes a fraction of a second, as one to a click, is waited for in
+place, so the page does not flicker.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def ask(function: Callable[..., T], request: Hashable, title: str) -> T | None:
             job_panel.fail(slot, str(error))
     if (job := job_panel.running(slot)) is not None:
         job.wait(_PATIENCE)
-    answer = job_panel.follow(slot)
+    answer = job_panel.follow(slot, shared=True)
     if answer is not None:
         shelf.put(question, answer)
         st.session_state.pop(f"asked-{slot}", None)

@@ -26,6 +26,7 @@ from circuit.pruning import live_edges, top_edges
 from circuit.ui import page
 from circuit.ui.lessons import board
 from circuit.ui.lessons.asking import ask
+from circuit.wording import counted
 
 TITLE = "Find the circuit yourself"
 _PICKED, _REVEALED, _ATTEMPTS, _ASKED = "lesson4_picked", "lesson4_revealed", "lesson4_attempts", "lesson4_asked"
@@ -169,7 +170,11 @@ def _advice(attempt: Attempt) -> str:
 def _plot(found: dict[str, Rival]) -> None:
     curves = {name: rival.curve for name, rival in found.items()}
     figure = attempts_plot(curves, _attempts(), dark=page.is_dark())
-    st.plotly_chart(figure, key="lesson4_figure", config={"displayModeBar": False})
+    st.plotly_chart(
+        figure, key="lesson4_figure", config={"displayModeBar": False},
+        alt=f"Faithfulness by number of edges: a line for each of {len(curves)} algorithms, a star for each of your "
+        f"{counted(len(_attempts()), 'attempt')}. The table below has the same numbers.",
+    )  # fmt: skip
 
 
 def _numbers(found: dict[str, Rival]) -> None:

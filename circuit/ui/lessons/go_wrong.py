@@ -15,6 +15,7 @@ from circuit.sanity import verdicts
 from circuit.tasks import CheckRequest, ModelRequest, check_prompts, read_tokenizer
 from circuit.ui import page, prompt_report, session
 from circuit.ui.lessons.asking import ask
+from circuit.wording import counted
 
 TITLE = "What can go wrong"
 _COMPARED = 10
@@ -80,8 +81,7 @@ def _verdict(broken: Broken, checked: Encoded) -> None:
     if report is None:
         return
     pairs = broken.prompts.pairs
-    for verdict in verdicts({row: report.results[pairs[row]] for row in checked.usable})[:2]:
-        getattr(st, verdict.level)(verdict.words)
+    prompt_report.show_verdicts(verdicts({row: report.results[pairs[row]] for row in checked.usable}))
 
 
 # --- what would have happened --------------------------------------------------------------------------------------
@@ -98,7 +98,11 @@ def _unnoticed(broken: Broken) -> None:
                        top_edges(found.broken, min(_DRAWN, len(found.broken))))  # fmt: skip
     names = [found.graph.edge_label(int(edge)) for edge in edges]
     figure = careless_plot(names, found.right[edges], found.broken[edges], dark=page.is_dark())
-    st.plotly_chart(figure, key="lesson5_figure", config={"displayModeBar": False})
+    st.plotly_chart(
+        figure, key="lesson5_figure", config={"displayModeBar": False},
+        alt=f"A point for each of {counted(len(edges), 'edge')}: its score from the set as it should be, and from the "
+        "broken one. The words below sum it up.",
+    )  # fmt: skip
     st.caption(_in_words(found))
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.lessons import LESSON, CurveRequest, LossCurve, Survey, SurveyRequest, loss_curve, scored_rows, survey
+from circuit.lessons import (
+    LESSON,
+    CurveRequest,
+    LossCurve,
+    Shape,
+    Survey,
+    SurveyRequest,
+    loss_curve,
+    scored_rows,
+    survey,
+)
 from circuit.plots.lessons import mask_curve
 from circuit.ui import page
 from circuit.ui.lessons.asking import ask
@@ -23,9 +33,13 @@ def draw() -> None:
     curve = ask(loss_curve, CurveRequest(LESSON, edge), f"Moving the mask of {edge_label(edge)}")
     if curve is None:
         return
-    st.markdown(_verdict(float(found.at_zero[edge]), curve.effect))
+    st.markdown(verdict(float(found.at_zero[edge]), curve))
     figure = mask_curve(curve, found, edge, m, dark=page.is_dark())
-    st.plotly_chart(figure, key="lesson3_figure", config={"displayModeBar": False})
+    st.plotly_chart(
+        figure, key="lesson3_figure", config={"displayModeBar": False},
+        alt=f"Loss and its slope against the mask value of {edge_label(edge)}. The words above and below "
+        "have its numbers.",
+    )  # fmt: skip
     _report(found, curve, edge, m)
 
 
@@ -90,14 +104,22 @@ def _report(found: Survey, curve: LossCurve, edge: int, m: float) -> None:
     )
 
 
-def _verdict(slope: float, effect: float) -> str:
-    """What the tangent promises, and what ablating does."""
-    promise = f"The tangent promises a change of **{slope:+.2f}**; ablating changes the loss by **{effect:+.2f}**"
-    if slope * effect <= 0:
-        return f"{promise}. **The tangent has the wrong sign.**"
-    ratio = effect / slope
-    if 0.8 <= ratio <= 1.25:
-        return f"{promise}. **The curve is nearly straight, so the tangent is right.**"
-    if ratio > 1.25:
-        return f"{promise}, {ratio:.1f} times as much. **At 0 the curve is flat: saturation.**"
-    return f"{promise}, {ratio:.2f} times as much. **The curve flattens after its beginning.**"
+_SHAPES: dict[Shape, str] = {
+    "straight": "The curve is nearly straight, so the tangent is right.",
+    "bent": "At its end the tangent is right, but the curve is not straight: on the way they are up to {off} apart.",
+    "flat": "At 0 the curve is flat: saturation.",
+    "steeper": "The curve gets steeper after its beginning.",
+    "flattens": "The curve flattens after its beginning.",
+    "turns": "The slope changes its sign on the way, which no tangent shows.",
+    "wrong sign": "The tangent has the wrong sign: the slope changes its own on the way.",
+}
+
+
+def verdict(slope: float, curve: LossCurve) -> str:
+    """What the tangent promises, what ablating does, and how the curve gets there."""
+    effect, shape = curve.effect, curve.shape(slope)
+    words = f"The tangent promises a change of **{slope:+.2f}**; ablating changes the loss by **{effect:+.2f}**"
+    if shape in ("flat", "steeper", "flattens") and slope:
+        words += f", {effect / slope:.{1 if effect / slope > 1 else 2}f} times as much"
+    off = f"{curve.off(slope):.0%} of the largest change"
+    return f"{words}. **{_SHAPES[shape].format(off=off)}**"
