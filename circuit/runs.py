@@ -39,6 +39,7 @@ from circuit.method import Method, Precision
 from circuit.prompts import PromptSet, is_text
 from circuit.pruning import edge_ranks
 from circuit.tokenizer import visible
+from circuit.wording import counted
 
 FORMAT = "edgescope-run-1"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -152,7 +153,7 @@ class Run:
     @property
     def caption(self) -> str:
         """One line that says what the scores are scores of."""
-        n = f"{len(self.used_rows)} of {len(self.config.prompts)} prompt pairs"
+        n = f"{len(self.used_rows)} of {counted(len(self.config.prompts), 'prompt pair')}"
         if self.held_out_rows:
             n += f" ({len(self.held_out_rows)} held out)"
         model = self.provenance.get("model", self.config.model)

@@ -17,6 +17,7 @@ from circuit.tasks import attribute
 from circuit.ui import click, estimate, explain, job_panel, page, session, settings_sources, tokens
 from circuit.ui.page import ALL_ZERO
 from circuit.ui.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
+from circuit.wording import counted
 
 page.begin(
     "2 · Attribute",
@@ -215,7 +216,7 @@ try:
         before = "Forward passes over all prompts for the mean"
     model = page.plain(title_of(session.model_key()))
     told.info(
-        f"**{len(prompts)} prompt pairs{held_out} on {model}**: {method.describe()}. {before}, "
+        f"**{counted(len(prompts), 'prompt pair')}{held_out} on {model}**: {method.describe()}. {before}, "
         f"and {n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
         icon=":material/functions:",
     )

@@ -12,6 +12,7 @@ from circuit.measuring import Stability, StabilityRequest, edge_stability
 from circuit.runs import Run
 from circuit.ui import job_panel
 from circuit.ui.choice import Choice
+from circuit.wording import counted
 
 _MOST = 1000
 """Larger circuits are not drawn."""
@@ -38,7 +39,7 @@ def why_not(run: Run, choice: Choice) -> str | None:
     if run.config.method.ablation_type.needs_batch_size:
         return "Not with an ablation that mixes the prompts of a batch."
     if len(run.used_rows) < 5:
-        return f"{len(run.used_rows)} prompt pairs are too few to draw from."
+        return f"{counted(len(run.used_rows), 'prompt pair')}: too few to draw from."
     return None if 0 < choice.n <= _MOST else f"Only for circuits of up to {_MOST:,} edges."
 
 

@@ -21,7 +21,7 @@ import streamlit as st
 
 from circuit.errors import CircuitError
 from circuit.ui import job_panel
-from circuit.ui.server import job_server
+from circuit.ui.server import job_server, visitor
 
 _MOST = 2000
 """Answers kept for all sessions; the least recently used go first. One takes a few kilobytes."""
@@ -57,7 +57,7 @@ class _Shelf:
         with self.lock:
             known = job_server().get(self.jobs.get(question, ""))
             if known is None or known.error is not None:
-                known = job_server().submit(function, request, title=title)
+                known = job_server().submit(function, request, title=title, owner=visitor())
                 self.jobs[question] = known.id
             return known.id
 
