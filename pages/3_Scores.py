@@ -251,7 +251,10 @@ with controls:
         )  # fmt: skip
         reduce = next(key for key, words in REDUCE.items() if words == label)
     with st.popover(
-        "Filter", icon=":material/filter_alt:", help="Shows some of the edges only, on the map and in the table."
+        "Filter",
+        key="filter",
+        icon=":material/filter_alt:",
+        help="Shows some of the edges only, on the map and in the table.",
     ):
         kept, filtered = edge_filter(run, position)
     share_at = st.container(width="content")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.ui import click
+from circuit.ui import address, click
 
 
 def page() -> None:
@@ -55,3 +55,31 @@ def test_a_click_is_let_go_where_its_button_is_not_drawn_for_long(at: AppTest, m
     at.session_state["away"] = False
     at.run()
     assert went(at) == 0
+
+
+def page_with_an_address() -> None:
+    import streamlit as st
+
+    from circuit.ui import address
+
+    if st.session_state.pop("clicked", False):
+        address.put("look", "edge:1")
+    if st.session_state.pop("ticked", False):
+        address.keep_puts()
+    st.text(st.query_params.get("look", "nothing"))
+
+
+@pytest.mark.parametrize(("on_the_way", "shown"), [(60.0, "edge:1"), (0.0, "node:A1.2")])
+def test_a_tick_that_was_sent_before_a_click_does_not_take_it_back(
+    monkeypatch: pytest.MonkeyPatch, on_the_way: float, shown: str
+) -> None:
+    monkeypatch.setattr(address, "_ON_THE_WAY", on_the_way)
+    at = AppTest.from_function(page_with_an_address)
+    at.query_params["look"] = "node:A1.2"
+    at.session_state["clicked"] = True
+    at.run()
+    assert at.text[0].value == "edge:1"
+    at.query_params["look"] = "node:A1.2"  # of a message that was sent before the click's answer came
+    at.session_state["ticked"] = True
+    at.run()
+    assert at.text[0].value == shown

@@ -4,6 +4,7 @@
     chosen      a word where the address names none of some choices
     left_out    take out what means nothing here, with a word
     put         write a value to the address, or take it out
+    keep_puts   call where a fragment runs the page again: what was just put is not taken back
     changed     whether a chart's or table's selection is a new one
     belongs_to  forget what was chosen in another run
 
@@ -34,6 +35,8 @@ _OF_ONE_RUN = (
 
 _SECONDS = 8
 """How long a warning stays."""
+_ON_THE_WAY = 2.0
+"""Seconds that a message of the browser may be on its way."""
 
 
 def numbered(name: str, low: int, high: int, *, of: str = "this run") -> int | None:
@@ -72,11 +75,28 @@ def _say(words: str) -> None:
 
 def put(name: str, value: object | None) -> None:
     """Write the parameter, if it is not that already; None takes it out."""
-    if value is None:
-        if name in st.query_params:
-            del st.query_params[name]
-    elif st.query_params.get(name) != str(value):
-        st.query_params[name] = str(value)
+    text = None if value is None else str(value)
+    if st.query_params.get(name) != text:
+        _write(name, text)
+        st.session_state.setdefault("puts", {})[name] = (text, time.monotonic())
+
+
+def _write(name: str, text: str | None) -> None:
+    if text is None:
+        del st.query_params[name]
+    else:
+        st.query_params[name] = text
+
+
+def keep_puts() -> None:
+    """Put again what was put a moment ago and is not in the address.
+
+    A fragment's tick brings the address that the browser had when it sent it, and a page that the fragment then runs
+    again would show that: as if the last click had not been.
+    """
+    for name, (text, since) in st.session_state.get("puts", {}).items():
+        if time.monotonic() - since < _ON_THE_WAY and st.query_params.get(name) != text:
+            _write(name, text)
 
 
 def changed(key: str, selection: Any) -> bool:

@@ -21,7 +21,7 @@ from circuit.jobs import Job
 from circuit.settings import settings
 from circuit.sharding import submit
 from circuit.tasks import attribute
-from circuit.ui import explain, my_runs, page
+from circuit.ui import address, explain, my_runs, page
 from circuit.ui.server import job_server, visitor
 from circuit.worker import JobFunction
 
@@ -151,6 +151,7 @@ class Ticks:
         """Call at each run of the fragment; where what it waits for is `over`, the next tick does it."""
         first, self._first = self._first, False
         if over and not first:
+            address.keep_puts()
             st.rerun(scope="app")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 READY = 120_000  # milliseconds: a job waits for the worker to import torch, and for the model
 
@@ -37,3 +37,15 @@ def go(page: Page, link: str) -> None:
     page.get_by_test_id("stSidebar").get_by_role("link", name=link).click()
     expect(page.get_by_role("heading", level=2, name=link)).to_be_visible()
     settle(page)
+
+
+def open_popover(page: Page, name: str, inside: Locator) -> None:
+    """Open it, once more where the page has drawn itself again at that moment and shut it."""
+    for _ in range(3):
+        page.get_by_role("button", name=name).click()
+        try:
+            expect(inside).to_be_visible(timeout=10_000)
+            return
+        except AssertionError:
+            continue
+    expect(inside).to_be_visible()

@@ -17,7 +17,7 @@ from circuit.presets import PRESETS
 from circuit.pruning import top_edges
 from circuit.run_library import RunLibrary
 from circuit.runs import Run, RunConfig
-from tests.browser.pages import READY, go, settle
+from tests.browser.pages import READY, go, open_popover, settle
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -58,9 +58,8 @@ def visit(tab: Page, address: str) -> None:
 
 def shared(tab: Page) -> list[str]:
     """The links that the Share button shows."""
-    tab.get_by_role("button", name="Share").click()
     codes = tab.get_by_test_id("stCode")
-    expect(codes.first).to_be_visible(timeout=READY)
+    open_popover(tab, "Share", codes.first)
     links = ["".join(text.split()) for text in codes.all_inner_texts()]
     tab.keyboard.press("Escape")
     return links
@@ -74,8 +73,9 @@ def test_a_link_opens_the_same_view_filter_and_edge_in_another_browser(
     visit(tab, f"{app}/Scores?run={run.id}&edge={edge}")
     tab.get_by_text("Fall-off", exact=True).click()
     settle(tab)
-    tab.get_by_role("button", name="Filter").click()
-    tab.get_by_text("Positive", exact=True).click()
+    positive = tab.get_by_text("Positive", exact=True)
+    open_popover(tab, "Filter", positive)
+    positive.click()
     settle(tab)
     tab.keyboard.press("Escape")
     caption = tab.get_by_text(re.compile("^Showing"))
