@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.attribution import machine, plain_model, quartiles
+from benchmarks.attribution import last_logits, machine, plain_model, quartiles
 from circuit.dataset import PromptDataLoader
 from circuit.faithfulness import Curve, curve_sizes
 from circuit.measuring import MeasureRequest, find_smallest, measure, measure_all
@@ -89,7 +89,7 @@ def cost(name: str, n_pairs: int, repeats: int) -> str:
 @torch.no_grad()
 def forward(plain: Any, loader: PromptDataLoader) -> None:
     for batch in loader:
-        plain(input_ids=batch.clean, use_cache=False, logits_to_keep=1)
+        last_logits(plain, input_ids=batch.clean)
 
 
 def seconds(run: Any, *arguments: Any) -> float:
