@@ -80,7 +80,7 @@ def choose_points() -> dict[str, float | int | str | None]:
         "where the circuit changes when you do.",
     )  # fmt: skip
     rule = st.selectbox(
-        "Integration rule", list(RULES), key="rule", persist_state="session",
+        "Integration rule", list(RULES), key="integration_rule", persist_state="session",
         help="Which mask values are averaged, with which weights. Midpoint is the most accurate for its cost; take "
         "reference to compare with AutoCircuit's numbers.",
     )  # fmt: skip

@@ -49,7 +49,9 @@ def table(entries: list[RunEntry]) -> list[RunEntry]:
             "Date": st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm", width=130),
             "Method": st.column_config.TextColumn(width=220),
             "Prompts": st.column_config.TextColumn(width=130),
-            "Pairs": st.column_config.NumberColumn(format="localized", width=50),
+            "Pairs": st.column_config.NumberColumn(
+                format="localized", width=50, help="All of the prompt set, held-out ones and unusable ones included."
+            ),
             "Model": st.column_config.TextColumn(width=110),
             "Edges": st.column_config.NumberColumn(format="localized", width=65),
         },

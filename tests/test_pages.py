@@ -650,7 +650,7 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"kind": "Integrated gradients"}, {"mask_val": None, "integrated_grad_samples": 5}),
     *(
         (
-            {"kind": "Integrated gradients", "samples": 3, "rule": rule},
+            {"kind": "Integrated gradients", "samples": 3, "integration_rule": rule},
             {"mask_val": None, "integrated_grad_samples": 3, "integration_rule": rule},
         )
         for rule in get_args(IntegrationRule)
@@ -1442,3 +1442,12 @@ def test_a_reload_of_the_attribution_page_finds_its_result(visitor: Visitor) -> 
     assert found is not None
     assert found.id == run.id
     assert "Edges scored" in again.metrics()
+
+
+def test_options_of_attribution_do_not_choose_the_circuit(visitor: Visitor) -> None:
+    visitor.choose(kind="Integrated gradients", integration_rule="trapezoid")
+    visitor.finish()
+    visitor.go(CIRCUIT)
+    assert "left out" not in visitor.words()
+    (rule,) = [widget for widget in visitor.widgets() if widget.key == "rule"]
+    assert rule.value == "Number of edges"

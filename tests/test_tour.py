@@ -93,6 +93,21 @@ def test_the_words_fit_the_example() -> None:
     assert {step.page for step in tour.STEPS} <= {target for target, *_ in page.PAGES}
 
 
+def test_a_circuit_of_another_size_does_not_end_the_tour() -> None:
+    at = press(visit(), "start")
+    for _ in range(4):
+        scored(at)
+        press(at, "next")
+    assert "Tour 5 of 6" in words(at)
+    at.select_slider(key="edges").set_value(29)
+    run(at)
+    press(at, "next")
+    assert "Tour 6 of 6" in words(at)
+    assert at.query_params["tour"] in ("6", ["6"])
+    press(at, "back")
+    assert "Tour 5 of 6" in words(at)
+
+
 def test_back_leads_back() -> None:
     at = press(press(press(visit(), "start"), "next"), "back")
     assert at.header[0].value == "1 · Prompts"

@@ -55,6 +55,7 @@ def falloff_curve(
         yaxis2={
             "title": {"text": "share of the total |score|"}, "overlaying": "y", "side": "right",
             "tickformat": ".0%", "range": [0, 1.03], "showgrid": False,
+            "tickmode": "array", "tickvals": [0, 0.25, 0.5, 0.75, 1],
         },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )  # fmt: skip

@@ -74,7 +74,8 @@ def begin(title: str, lead: str) -> None:
         st.warning(f"{notice} {explain.more('run')}")
     shared_settings.show_said()
     _sidebar()
-    tour.card(next((target for target, label, _ in PAGES if label == title), LANDING))
+    here = st.session_state["here"] = next((target for target, label, _ in PAGES if label == title), LANDING)
+    tour.card(here)
 
 
 def _server() -> None:
@@ -121,8 +122,15 @@ def next_step(page: str, label: str) -> None:
 
 
 def go(page: str) -> None:
-    """Switch to a page, with all that its address says."""
-    st.switch_page(page, query_params=parameters(page))
+    """Switch to a page, with all that its address says, or show this one anew."""
+    if page != st.session_state.get("here"):
+        st.switch_page(page, query_params=parameters(page))
+    # This page's widgets hold their part of the address, and Streamlit lets nobody else write it.
+    for name, value in tour.parameters().items():
+        st.query_params[name] = value
+    if "run" not in st.session_state:
+        st.query_params.pop("run", None)
+    st.rerun()
 
 
 def parameters(page: str) -> dict[str, str]:

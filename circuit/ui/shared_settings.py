@@ -86,7 +86,9 @@ def _use_method(method: Method, missing: list[str]) -> None:
             state["mask_val"] = float(method.mask_val)
     else:
         n = method.integrated_grad_samples or 1
-        state |= {"kind": INTEGRATED, "samples": min(n, MOST_SAMPLES), "rule": method.integration_rule}
+        state |= {
+            "kind": INTEGRATED, "samples": min(n, MOST_SAMPLES), "integration_rule": method.integration_rule,
+        }  # fmt: skip
         if n > MOST_SAMPLES:
             missing.append(f"{n:,} samples, of which the page offers {MOST_SAMPLES}")
     st.session_state["grad_function"] = state["grad"] = method.grad_function

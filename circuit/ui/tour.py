@@ -186,7 +186,7 @@ def _show(at: int, step: Step) -> None:
         else:
             if st.button(
                 "Next", key="tour-next", type="primary", icon=":material/arrow_forward:",
-                help=f"On to: {STEPS[at + 1].title.lower()}.",
+                help=f"On to: {STEPS[at + 1].title.lower().removesuffix('?')}.",
             ):  # fmt: skip
                 _go(at + 1)
             st.button("Skip the rest", key="tour-leave", on_click=_leave, help=_LEAVE)

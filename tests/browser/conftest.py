@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser test is run once more if it fails: beside a model on two busy cores, a click can fall into the moment in
-    which the page draws itself again. What is wrong fails twice."""
+    """A browser test is run once more if it fails: beside a model on two busy cores, a click can fall into the moment
+    in which the page draws itself again. What is wrong fails twice."""
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
