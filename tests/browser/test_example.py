@@ -107,3 +107,16 @@ def test_every_page_opens_from_its_own_address(tab: Page, app: str, page: str) -
     settle(tab)
     no_exception(tab)
     expect(tab).to_have_title(f"{page[0]} · {name} · Edgescope")
+
+
+def test_the_tour_goes_on_after_the_slider_has_been_moved(tab: Page, app: str) -> None:
+    tab.goto(f"{app}/Circuit?tour=5")
+    expect(tab.get_by_text("Tour 5 of 6")).to_be_visible()
+    expect(tab.get_by_text(re.compile("^Largely yes|^No|^Partly"))).to_be_visible(timeout=READY)
+    settle(tab)
+    tab.get_by_role("slider", name="Edges kept").press("ArrowRight")
+    expect(tab).to_have_url(re.compile("edges="))
+    settle(tab)
+    tab.get_by_role("button", name="Next", exact=True).click()
+    expect(tab.get_by_text("Tour 6 of 6")).to_be_visible()
+    settle(tab)
