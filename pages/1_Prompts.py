@@ -139,7 +139,7 @@ def below_the_table() -> None:
     prompts = session.prompts()
     with download.popover(
         "Download",
-        key="download",
+        key="open-download",
         width="stretch",
         help="The table as a file, to keep or to pass on.",
         icon=":material/download:",

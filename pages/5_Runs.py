@@ -71,7 +71,7 @@ def one(entry: RunEntry) -> None:
             page.go(page.SCORES if session.open_run(entry.id) else page.RUNS)
         if st.button("Use its settings", icon=":material/replay:", help="Fills 1 · Prompts and 2 · Attribute."):
             use_settings(entry)
-        with st.popover("Name and note", key="label", icon=":material/edit:"):
+        with st.popover("Name and note", key="open-label", icon=":material/edit:"):
             rename(entry)
         st.download_button(
             "Download", partial(content, entry), f"{entry.id[:8]}.safetensors", "application/octet-stream",

@@ -1038,6 +1038,8 @@ def test_an_edge_is_measured_by_really_ablating_it(stored: Run) -> None:
     visitor.wait(lambda: "really ablating it" in visitor.words())
     effect = measure_effects(EffectsRequest(stored.config, (edge,)))[edge]
     assert f"measured by really ablating it: {abs(effect):.3g}" in visitor.words()
+    foretold = 0.5 < abs(effect / stored.scores[edge]) < 2
+    assert ("lesson 3 of Learn" in visitor.words()) == (not foretold)
     visitor.go(CIRCUIT)
     visitor.at.query_params["look"] = f"edge:{edge}"
     visitor.run()

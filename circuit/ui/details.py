@@ -32,6 +32,11 @@ def edge_details(run: Run, edge: int) -> None:
         f"**{run.graph.edge_label(edge)}** · number {run.ranks[edge]:,} of {run.graph.n_edges:,} by |score|  \n"
         f"{words[0].upper()}{words[1:]}; {effect_words(score, effect, run.config.method)}."
     )
+    if effect is not None and not 0.5 < abs(effect) / max(abs(score), 1e-12) < 2:
+        st.caption(
+            "A score is read from gradients, and taking the edge out altogether can do much more or less than they say: "
+            "[lesson 3 of Learn](Learn?lesson=3) shows why."
+        )
     if effect is None:
         label = "Measure by ablating it"
         st.button(

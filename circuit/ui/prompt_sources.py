@@ -49,7 +49,7 @@ def _preset() -> None:
     key = choice.selectbox(
         "Preset",
         list(presets_for(model)),
-        format_func=lambda key: PRESETS[key].title + (" · suits this model" if model in PRESETS[key].suits else ""),
+        format_func=lambda key: PRESETS[key].title + (" · suits it" if model in PRESETS[key].suits else ""),
         key="preset",
         persist_state="session",
         help="Ready pairs for a task of the literature. Those that suit the chosen model come first: others it may not "

@@ -25,7 +25,7 @@ def start_from() -> None:
             if run is not None
             else "There is no run yet.",
         )
-        with st.popover("Settings from a file", key="settings-from-file", icon=":material/upload_file:"):
+        with st.popover("Settings from a file", key="open-settings", icon=":material/upload_file:"):
             file = st.file_uploader(
                 "A settings file, from the Share button of a run", type=["json"], key="settings-file",
                 max_upload_size=LARGEST_SETTINGS // 2**20, help="Fills this form, model and prompts with its settings.",

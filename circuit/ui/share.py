@@ -16,7 +16,7 @@ _MINE = ("draft", "mine", "settings")
 def share(run: Run | None = None) -> None:
     """Draw the button. Call last on the page, in a container that stands where it is to be: by then the address says
     what is shown."""
-    with st.popover("Share", icon=":material/share:", key="share"):
+    with st.popover("Share", icon=":material/share:", key="open-share"):
         address = st.context.url or "http://localhost:8501"
         st.markdown("**This view**: the same page, with the same run and everything that is chosen here.")
         shown = {name: value for name, value in st.query_params.to_dict().items() if not _is_senders(name, value)}
