@@ -252,7 +252,7 @@ with controls:
         reduce = next(key for key, words in REDUCE.items() if words == label)
     with st.popover(
         "Filter",
-        key="filter",
+        key="open-filter",
         icon=":material/filter_alt:",
         help="Shows some of the edges only, on the map and in the table.",
     ):

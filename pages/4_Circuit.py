@@ -149,10 +149,11 @@ def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption:
             lambda: snippet, f"{name}.py", "text/x-python", "A script with these prompts and options, for a notebook.",
         ),
     }  # fmt: skip
-    with st.popover("Export", key="open-export", icon=":material/download:", help="The circuit or all scores as a file."):
-        for label, (data, file, mime, words) in files.items():
+    words = "The circuit or all scores as a file."
+    with st.popover("Export", key="open-export", icon=":material/download:", help=words):
+        for label, (data, file, mime, about) in files.items():
             st.download_button(
-                label, data, file, mime, on_click="ignore", width="stretch", key=f"export-{file}-{label}", help=words
+                label, data, file, mime, on_click="ignore", width="stretch", key=f"export-{file}-{label}", help=about
             )
         st.caption("PNG: the button in the corner of the picture.")
 

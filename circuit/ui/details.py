@@ -34,8 +34,8 @@ def edge_details(run: Run, edge: int) -> None:
     )
     if effect is not None and not 0.5 < abs(effect) / max(abs(score), 1e-12) < 2:
         st.caption(
-            "A score is read from gradients, and taking the edge out altogether can do much more or less than they say: "
-            "[lesson 3 of Learn](Learn?lesson=3) shows why."
+            "A score is read from gradients, and taking the edge out altogether can do much more or less than they "
+            "say: [lesson 3 of Learn](Learn?lesson=3) shows why."
         )
     if effect is None:
         label = "Measure by ablating it"
