@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuit.dataset import PromptDataLoader, PromptPairBatch
-from circuit.errors import PromptError
+from circuit.dataset import PromptDataLoader, PromptPairBatch, check_one_length
 from circuit.memory import by_batch
 from circuit.method import AblationType, CleanCorrupt
 from circuit.patchable import Hook, PatchableModel
@@ -147,7 +146,11 @@ class Ablation:
         self.type = ablation_type
         self._mean: Activations | None = None
         if ablation_type.averages_positions_apart:
-            _check_one_length(loader, ablation_type)
+            check_one_length(
+                [loader.dataset],
+                f"'{ablation_type}' averages each token position over the prompts, so all must have the same number of "
+                "tokens. Use one length, or another ablation.",
+            )
         if ablation_type.averages_dataset:
             self._mean = _dataset_mean(model, loader, _datasets(ablation_type), progress or Progress(), streams)
         elif ablation_type is AblationType.ZERO:
@@ -231,14 +234,3 @@ def _zeros(model: PatchableModel) -> Activations:
         after.append(before[-1] if model.parallel else biases)
     n = model.n_layers
     return Activations(zero, [heads] * n, [zero] * n, before, after, biases)
-
-
-def _check_one_length(loader: PromptDataLoader, ablation_type: AblationType) -> None:
-    lengths, numbers = loader.dataset.lengths, loader.dataset.numbers
-    for row, length in zip(numbers, lengths, strict=True):
-        if length != lengths[0]:
-            raise PromptError(
-                f"Row {row} has {length} tokens and row {numbers[0]} has {lengths[0]}: '{ablation_type}' averages each "
-                "token position over the prompts, so all must have the same number of tokens. Use one length, "
-                "or another ablation."
-            )

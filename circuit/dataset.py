@@ -3,6 +3,7 @@
     PromptDataset     clean and corrupt prompts, right and wrong answers, checked once
     PromptDataLoader  the dataset in batches
     PromptPairBatch   one batch, right-padded
+    check_one_length  refuse prompts of different lengths, where positions must correspond
 
     dataset = PromptDataset(clean, corrupt, answers, wrong_answers)
     loader = PromptDataLoader(dataset, batch_size=8)
@@ -234,3 +235,16 @@ def _token_lists(name: str, tokens: TokenLists) -> list[Tensor]:
             )
         rows.append(ids.long().cpu())
     return rows
+
+
+def check_one_length(datasets: Sequence[PromptDataset], why: str) -> None:
+    """Nothing where all prompts of all the datasets have as many tokens.
+
+    Raises:
+        PromptError: With the first row that has not, and `why` that matters.
+    """
+    lengths = [pair for dataset in datasets for pair in zip(dataset.numbers, dataset.lengths, strict=True)]
+    first, wanted = lengths[0]
+    for row, length in lengths:
+        if length != wanted:
+            raise PromptError(f"Row {row} has {length} tokens and row {first} has {wanted}: {why}")

@@ -24,7 +24,7 @@ from circuit.method import AblationType, PatchType
 from circuit.progress import Cancelled, Progress, Report
 from circuit.pruning import Importance, edge_mask, live_edges, n_rankable, top_edges
 from circuit.runs import RunConfig
-from circuit.tasks import WHOLE, Part, check_one_length, never, part_of, prepared, silent
+from circuit.tasks import WHOLE, Part, never, part_of, prepared, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,7 +182,7 @@ def _scored(
     model: PatchableModel, encoded: Encoded, measured: PromptDataset, config: RunConfig, ablation_type: AblationType
 ) -> PromptDataLoader:
     """The prompts that were scored, to take means from for those measured, which must be as long."""
-    from circuit.dataset import PromptDataLoader
+    from circuit.dataset import PromptDataLoader, check_one_length
     from circuit.memory import ready
 
     scored = encoded.dataset(config.split(encoded.usable)[0])

@@ -332,6 +332,7 @@ def prepared(
     config: RunConfig, progress: Report, cancelled: Cancelled, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[PatchableModel, Encoded, PromptDataset]]:
     """The model of a run, held while it is used, and the run's prompts as its tokens: the scored ones, or `rows`."""
+    from circuit.dataset import check_one_length
     from circuit.objective import check_answers
 
     with (
@@ -350,19 +351,6 @@ def prepared(
             )
             model = model.with_seq_len(dataset.lengths[0])
         yield model, encoded, dataset
-
-
-def check_one_length(datasets: Sequence[PromptDataset], why: str) -> None:
-    """Nothing where all prompts of all the datasets have as many tokens.
-
-    Raises:
-        PromptError: With the first row that has not, and `why` that matters.
-    """
-    lengths = [pair for dataset in datasets for pair in zip(dataset.numbers, dataset.lengths, strict=True)]
-    first, wanted = lengths[0]
-    for row, length in lengths:
-        if length != wanted:
-            raise PromptError(f"Row {row} has {length} tokens and row {first} has {wanted}: {why}")
 
 
 def _bos(model: PatchableModel, request: CheckRequest | RunConfig) -> bool:

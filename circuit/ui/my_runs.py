@@ -49,7 +49,7 @@ def keeper() -> Callable[[Run], None]:
     def keep(run: Run) -> None:
         runs.save(run)
         if mine is not None:
-            _rewrite(runs.folder, mine, lambda ids: ids if run.id in ids else [*ids, run.id])
+            _rewrite(runs.folder, mine, _with(run.id))
 
     return keep
 
@@ -88,7 +88,7 @@ def own() -> list[str]:
 def add(run_id: str) -> None:
     if run_id not in own():
         own().append(run_id)
-    _change(lambda ids: ids if run_id in ids else [*ids, run_id])
+    _change(_with(run_id))
 
 
 def remove(run_id: str) -> None:
@@ -108,6 +108,11 @@ def sync() -> None:
     st.session_state["own_runs"] = list(dict.fromkeys([*written, *own()]))
     if own() and st.query_params.get("mine") != st.session_state["mine"]:
         st.query_params["mine"] = st.session_state["mine"]
+
+
+def _with(run_id: str) -> Callable[[list[str]], list[str]]:
+    """A change of a list that adds a run to it, once."""
+    return lambda ids: ids if run_id in ids else [*ids, run_id]
 
 
 def _change(change: Callable[[list[str]], list[str]]) -> None:

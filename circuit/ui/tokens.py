@@ -82,7 +82,7 @@ def say_what_each_uses(models: Sequence[str], prompt_sets: Sequence[PromptSet]) 
         tokenizer()
     whole, cut = [], []
     for model in models:
-        if (words := _held().get(model)) is None:
+        if (words := known(model)) is None:
             continue
         for prompts in prompt_sets:
             checked = encode(prompts, words, words.prepend_bos, words.n_ctx, _remembered)
