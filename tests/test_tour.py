@@ -238,6 +238,14 @@ def test_without_its_model_there_is_no_tour(monkeypatch: pytest.MonkeyPatch) -> 
     assert "see how it was found." in words(at)
 
 
+def test_of_integrated_gradients_it_does_not_say_by_how_much_the_loss_would_change() -> None:
+    graph = EdgeGraph(1, 1, 1)
+    scores = np.linspace(-1, 2, graph.n_edges, dtype=np.float32)
+    said = tour._score(Run(tour.EXAMPLE.config, graph, scores, Baseline(0, 0, 0), [0], {}))
+    assert "would raise the loss: the number is the mean slope of the loss while all edges are ablated together" in said
+    assert "by about" not in said
+
+
 def test_of_a_negative_score_it_says_that_ablating_lowers_the_loss() -> None:
     graph = EdgeGraph(1, 1, 1)
     scores = np.linspace(-2, 1, graph.n_edges, dtype=np.float32)

@@ -22,7 +22,7 @@ from circuit.catalogue import is_allowed
 from circuit.examples import EXAMPLES
 from circuit.prompts import PromptSet
 from circuit.runs import Run
-from circuit.sentences import edge_words
+from circuit.sentences import edge_words, score_is
 from circuit.tasks import attribute
 from circuit.ui import explain, job_panel, page, session
 
@@ -43,12 +43,15 @@ class Step:
 def _score(run: Run) -> str:
     edge = int(run.order[0])
     change = "raise" if run.scores[edge] >= 0 else "lower"
+    what = f"ablating that would {change} the loss by about {abs(run.scores[edge]):.2f}"
+    if (method := run.config.method).mask_val != 0:  # only a slope at the untouched model foretells how much
+        what = f"ablating that would {change} the loss: the number is the {score_is(method)}"
     return (
         "The **score** of an edge estimates what happens when the edge is *ablated*: when the reader gets what the "
         f"writer wrote on the corrupt prompt. Here the strongest edge is **{run.graph.edge_label(edge)}** with "
-        f"**{run.scores[edge]:+.2f}**: {edge_words(run.graph, edge)}, and ablating that would {change} the loss by "
-        f"about {abs(run.scores[edge]):.2f}. **Positive means the edge helps the task; negative, that it works against "
-        "it.** All the options on this page are ways of estimating that; the ones that are set will do."
+        f"**{run.scores[edge]:+.2f}**: {edge_words(run.graph, edge)}, and {what}. "
+        "**Positive means the edge helps the task; negative, that it works against it.** All the options on this page "
+        "are ways of estimating that; the ones that are set will do."
     )
 
 
