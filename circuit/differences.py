@@ -23,6 +23,7 @@ from torch import Tensor
 
 from circuit.ablation import Activations
 from circuit.patchable import PatchableModel
+from circuit.products import batched
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Differences:
         out = self.values[first : first + self._model.n_heads].flatten(1, 2)
         difference = self._block.of(self._ablated.z[layer]).float() - self._block.of(z).float()
         W_O = self._model.weights(layer).W_O.float()
-        torch.bmm(difference.permute(2, 0, 1, 3).flatten(1, 2), W_O, out=out)
+        batched(difference.permute(2, 0, 1, 3).flatten(1, 2), W_O.transpose(1, 2), out=out)
 
     @torch.no_grad()
     def mlp(self, layer: int, current: Float[Tensor, "batch pos d_model"]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from circuit.differences import TokenBlock
 from circuit.patchable import PatchableModel
+from circuit.products import batched
 
 
 class NormBackward:
@@ -83,7 +84,7 @@ class NormBackward:
             W = W * self._weight[:, None]
         if self._centers:
             W = W - W.mean(1, keepdim=True)
-        torch.bmm(gradient.permute(2, 0, 1, 3).flatten(1, 2), W.transpose(1, 2), out=rows)
+        batched(gradient.permute(2, 0, 1, 3).flatten(1, 2), W, out=rows)
         rows.addcmul_(along.permute(2, 0, 1).flatten(1)[..., None], self._x_hat)
 
     def vector(self, gradient: Float[Tensor, "batch pos d_model"], out: Float[Tensor, "tokens d_model"]) -> None:

@@ -27,6 +27,7 @@ from transformer_lens.model_bridge.generalized_components import PositionEmbeddi
 
 from circuit.errors import ModelError, PromptError
 from circuit.graph import EdgeGraph
+from circuit.products import linear_layers, quick_linears
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 
@@ -112,6 +113,7 @@ class PatchableModel:
         self.bridge = bridge.eval()
         self.seq_len = seq_len
         self._weights: dict[int, LayerWeights] = {}
+        self._linear_layers = linear_layers(bridge.original_model)
         cfg = bridge.cfg
         self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
         self.n_layers: int = cfg.n_layers
@@ -223,7 +225,12 @@ class PatchableModel:
             return at_last(x, last)
 
         attention = self._fused_attention() if fused_attention else nullcontext()
-        with attention, self._plain_norms(), self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]):
+        with (
+            attention,
+            self._plain_norms(),
+            quick_linears(self._linear_layers),
+            self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]),
+        ):
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager

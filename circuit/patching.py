@@ -36,6 +36,7 @@ from circuit.mask_gradient import PruneScores, precision_advice
 from circuit.memory import by_batch, prompts_at_once, ready
 from circuit.method import AblationType, CleanCorrupt, PatchType
 from circuit.patchable import Hook, PatchableModel
+from circuit.products import batched, linear
 from circuit.progress import Cancelled, Progress, Report
 from circuit.pruning import edge_mask, top_edges
 
@@ -230,7 +231,7 @@ class _Patch:
         """What is added to the stream, for each of the rows."""
         read = differences[self.sources if isinstance(self.sources, slice) else torch.from_numpy(self.sources)]
         if self.coefficients.ndim == 2:
-            return torch.tensordot(self.coefficients, read, dims=1)
+            return linear(self.coefficients, read.flatten(1).T).view(-1, *read.shape[1:])
         return torch.einsum("prs,spbd->rpbd", self.coefficients[first_position:], read)
 
 
@@ -394,7 +395,9 @@ def _project(
             continue
         part, read = read[: len(heads)], read[len(heads) :]
         whole = len(heads) == len(W)
-        projected = torch.bmm(part.flatten(1, 2), W if whole else W[heads])
+        W = W if whole else W[heads]
+        projected = part.new_empty(len(heads), len(block), W.shape[-1])
+        batched(part.flatten(1, 2), W.transpose(1, 2), out=projected)
         if bias is not None:
             projected += (bias if whole else bias[heads])[:, None]
         by_token = projected.unflatten(1, block.shape)

@@ -36,6 +36,7 @@ from circuit.estimate import DEFAULT_READ_OUT_BYTES, READ_OUT_BYTES, READ_OUT_RO
 from circuit.graph import ScoreBlock
 from circuit.norm_backward import NormBackward
 from circuit.patchable import PatchableModel
+from circuit.products import batched, linear
 
 Keep = Literal["positions", "prompts"] | None
 """An axis that scores are not summed over."""
@@ -167,8 +168,11 @@ class ReadOut:
     ) -> Float[Tensor, "*outer sources rows"]:
         """Inner products of differences and gradients."""
         if self._keep is None:
-            return differences.flatten(1) @ gradients.flatten(1).T
-        return torch.bmm(differences.flatten(2).transpose(0, 1), gradients.flatten(2).permute(1, 2, 0))
+            return linear(differences.flatten(1), gradients.flatten(1))
+        outer_first = differences.flatten(2).transpose(0, 1), gradients.flatten(2).transpose(0, 1)
+        scores = differences.new_empty(differences.shape[1], len(differences), len(gradients))
+        batched(*outer_first, out=scores)
+        return scores
 
     def _tokens_at_once(self) -> int:
         model = self._model
