@@ -18,8 +18,11 @@ EAP is also measured with token positions kept apart, and with scores a prompt.
 Clean and corrupt prompts are random tokens, different from the first on: the most work there can be. Where a case says
 "same up to 9", they are the same before position 9, as prompts of the IOI preset are, and nothing can score there.
 
-Floor and engine alternate in one process, and the ratio is taken of each neighbouring pair, so that whatever else the
-machine does falls on both. Memory is measured apart, in a fresh process each: on the CPU the growth of the resident set
+Where the engine's matrix products are not PyTorch's own (see `circuit.products`), the plain model's passes are also timed
+with the engine's products: a second floor, which shows what attribution itself costs beside the passes.
+
+Floors and engine alternate in one process, and ratios are taken of each neighbouring pair, so that whatever else the
+machine does falls on all. Memory is measured apart, in a fresh process each: on the CPU the growth of the resident set
 over its size with the model loaded, sampled every millisecond; on a GPU the growth of what PyTorch has allocated.
 """
 
@@ -53,6 +56,7 @@ from circuit.mask_gradient import prompt_scores, score_edges
 from circuit.method import Method
 from circuit.models import load_model, wrap
 from circuit.patchable import PatchableModel
+from circuit.products import linear_layers, quick_linears
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4
@@ -173,27 +177,30 @@ def check_same(model: PatchableModel, plain: Any, prompts: PromptDataset) -> Non
 
 @dataclass
 class Row:
-    """One line of the table. Seconds are medians; ratios are quartiles over the pairs; memory is in bytes."""
+    """One line of the table. Seconds are medians; ratios are quartiles over the pairs; memory is in bytes. `same_...` is the
+    floor by the engine's matrix products."""
 
     case: Case
     method: str
     floor_seconds: float
     engine_seconds: float
     ratios: list[float]
+    same_seconds: float
+    same_ratios: list[float]
     floor_bytes: int
     engine_bytes: int
     differences_bytes: int
 
     HEADER = (
-        "case", "method", "floor", "engine", "ratio (quartiles)", "floor's memory", "engine's memory",
-        "of it source differences",
+        "case", "method", "floor", "engine", "ratio (quartiles)", "floor, engine's products", "ratio to it",
+        "floor's memory", "engine's memory", "of it source differences",
     )  # fmt: skip
 
     def cells(self) -> list[str]:
-        low, middle, high = self.ratios
+        floor, engine, same = (f"{n:.3f} s" for n in (self.floor_seconds, self.engine_seconds, self.same_seconds))
+        ratio, same_ratio = (f"{x[1]:.2f} ({x[0]:.2f} - {x[2]:.2f})" for x in (self.ratios, self.same_ratios))
         megabytes = [f"{n / 1e6:.0f} MB" for n in (self.floor_bytes, self.engine_bytes, self.differences_bytes)]
-        seconds = [f"{self.floor_seconds:.3f} s", f"{self.engine_seconds:.3f} s"]
-        return [str(self.case), self.method, *seconds, f"{middle:.2f} ({low:.2f} - {high:.2f})", *megabytes]
+        return [str(self.case), self.method, floor, engine, ratio, same, same_ratio, *megabytes]
 
 
 def measure(case: Case, methods: Sequence[str], repeats: int, device: str, dtype: Precision) -> list[Row]:
@@ -203,22 +210,28 @@ def measure(case: Case, methods: Sequence[str], repeats: int, device: str, dtype
     plain = plain_model(model)
     check_same(model, plain, prompts)
     differences = 4 * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
-    times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
+    layers = linear_layers(plain)
+    times: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
     for repeat in range(repeats + 1):
         for method in methods:
-            pair = seconds(floor, plain, prompts, method), seconds(engine, model, prompts, method)
+            of_floor = seconds(floor, plain, prompts, method)
+            of_engine = seconds(engine, model, prompts, method)
+            with quick_linears(layers):
+                of_same = seconds(floor, plain, prompts, method)
             if repeat > 0:  # the first warms up
-                times[method].append(pair)
-    del model, plain
+                times[method].append((of_floor, of_engine, of_same))
+    del model, plain, layers
     rows = []
-    for method, pairs in times.items():
-        floors, engines = zip(*pairs, strict=True)
+    for method, runs in times.items():
+        floors, engines, same = zip(*runs, strict=True)
         row = Row(
             case,
             method,
             floor_seconds=statistics.median(floors),
             engine_seconds=statistics.median(engines),
-            ratios=quartiles([engine / floor for floor, engine in pairs]),
+            ratios=quartiles([engine / floor for floor, engine, _ in runs]),
+            same_seconds=statistics.median(same),
+            same_ratios=quartiles([engine / same for _, engine, same in runs]),
             floor_bytes=in_fresh_process(peak_memory, case, "floor", method, device, dtype),
             engine_bytes=in_fresh_process(peak_memory, case, "engine", method, device, dtype),
             differences_bytes=differences,
