@@ -18,8 +18,8 @@ EAP is also measured with token positions kept apart, and with scores a prompt.
 Clean and corrupt prompts are random tokens, different from the first on: the most work there can be. Where a case says
 "same up to 9", they are the same before position 9, as prompts of the IOI preset are, and nothing can score there.
 
-Where the engine's matrix products are not PyTorch's own (see `circuit.products`), the plain model's passes are also timed
-with the engine's products: a second floor, which shows what attribution itself costs beside the passes.
+Where the engine's matrix products are not PyTorch's own (see `circuit.products`), the plain model's passes are also
+timed with the engine's products: a second floor, which shows what attribution itself costs beside the passes.
 
 Floors and engine alternate in one process, and ratios are taken of each neighbouring pair, so that whatever else the
 machine does falls on all. Memory is measured apart, in a fresh process each: on the CPU the growth of the resident set
@@ -177,8 +177,9 @@ def check_same(model: PatchableModel, plain: Any, prompts: PromptDataset) -> Non
 
 @dataclass
 class Row:
-    """One line of the table. Seconds are medians; ratios are quartiles over the pairs; memory is in bytes. `same_...` is the
-    floor by the engine's matrix products."""
+    """One line of the table. Seconds are medians; ratios are quartiles over the pairs; memory is in bytes.
+
+    `same_...` is the floor by the engine's matrix products."""
 
     case: Case
     method: str
