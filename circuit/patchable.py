@@ -114,6 +114,7 @@ class PatchableModel:
         self.seq_len = seq_len
         self._weights: dict[int, LayerWeights] = {}
         self._linear_layers = linear_layers(bridge.original_model)
+        self._parameters = list(bridge.parameters())
         cfg = bridge.cfg
         self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
         self.n_layers: int = cfg.n_layers
@@ -273,7 +274,7 @@ class PatchableModel:
     @contextmanager
     def activations_only(self) -> Iterator[None]:
         """Gradients reach activations, but no parameter, and parameters are as before on leaving."""
-        parameters = [p for p in self.bridge.parameters() if p.requires_grad]
+        parameters = [p for p in self._parameters if p.requires_grad]
         for parameter in parameters:
             parameter.requires_grad_(False)
         try:
