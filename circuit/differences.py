@@ -84,7 +84,7 @@ def _even(n: int, most: int) -> int:
 
 
 class Differences:
-    """Ablated minus current activations of every source, in float32: `values[source]` is a_s - c_s.
+    """Ablated minus current activations of every source: `values[source]` is a_s - c_s.
 
     Sources are written in the model's order, each straight into its place, so that the destinations of a layer read one
     contiguous matrix `values[:n_sources]`.
@@ -93,7 +93,7 @@ class Differences:
         model: The model.
         ablated: What replaces the sources.
         block: The tokens that are wanted.
-        memory: Where to put them, float32, of at least `n_values` numbers; None makes room.
+        memory: Where to put them, and in which precision: at least `n_values` numbers; None makes room, in float32.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Differences:
         first = self._model.graph.first_head(layer)
         out = self.values[first : first + self._model.n_heads].flatten(1, 2)
         difference = self._block.of(self._ablated.z[layer]).float() - self._block.of(z).float()
-        W_O = self._model.weights(layer).W_O.float()
-        batched(difference.permute(2, 0, 1, 3).flatten(1, 2), W_O.transpose(1, 2), out=out)
+        W_O = self._model.weights(layer).W_O.to(out)
+        batched(difference.to(out).permute(2, 0, 1, 3).flatten(1, 2), W_O.transpose(1, 2), out=out)
 
     @torch.no_grad()
     def mlp(self, layer: int, current: Float[Tensor, "batch pos d_model"]) -> None:

@@ -63,7 +63,7 @@ class NormBackward:
         w = self._weights
         biases = w.b_Q, w.b_K, w.b_V
         for gradient, value, W, bias, rows in zip(gradients, values, (w.W_Q, w.W_K, w.W_V), biases, out, strict=True):
-            self._project(self._block.of(gradient), self._block.of(value), W.float(), bias, rows)
+            self._project(self._block.of(gradient), self._block.of(value), W.to(rows), bias, rows)
 
     def _project(
         self,
@@ -77,15 +77,15 @@ class NormBackward:
         if bias is not None:
             value = value - bias.float()
         if self._bias is not None:
-            value = value - torch.einsum("d,hde->he", self._bias, W)
+            value = value - torch.einsum("d,hde->he", self._bias, W.float())
         gradient = gradient.float() * self._inverse_scale[..., None]
         along = (gradient * value).sum(-1) / -W.shape[1]
         if self._weight is not None:
-            W = W * self._weight[:, None]
+            W = W * self._weight[:, None].to(W)
         if self._centers:
             W = W - W.mean(1, keepdim=True)
-        batched(gradient.permute(2, 0, 1, 3).flatten(1, 2), W, out=rows)
-        rows.addcmul_(along.permute(2, 0, 1).flatten(1)[..., None], self._x_hat)
+        batched(gradient.to(rows).permute(2, 0, 1, 3).flatten(1, 2), W.to(rows), out=rows)
+        rows.addcmul_(along.to(rows).permute(2, 0, 1).flatten(1)[..., None], self._x_hat.to(rows))
 
     def vector(self, gradient: Float[Tensor, "batch pos d_model"], out: Float[Tensor, "tokens d_model"]) -> None:
         """A gradient at the norm's output -> into `out`, the gradient at its input."""

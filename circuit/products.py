@@ -1,6 +1,7 @@
-"""Matrix products in float32, by the library that is quicker on this processor.
+"""Matrix products, by the library that is quicker on this processor.
 
     linear          x @ weight.T + bias, differentiable by x
+    inner_products  x @ weight.T in float32, of half precision too
     batched         many products of small matrices, into memory that is there
     quick_linears   lets the linear layers of a model use `linear`
 
@@ -42,7 +43,9 @@ def batched(
 ) -> None:
     """Write x[i] @ weight[i].T into out[i]. No gradients."""
     if not _suits(x, weight):
-        torch.bmm(x, weight.transpose(1, 2), out=out)
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            weight = _dense(weight)  # or PyTorch copies it, element by element
+        torch.bmm(x, weight.mT, out=out)
         return
     for one_x, one_weight, one_out in zip(x, weight, out, strict=True):
         one_out.copy_(_onednn(one_x, one_weight))
@@ -51,6 +54,20 @@ def batched(
 def linear_layers(model: torch.nn.Module) -> list[Any]:
     """The layers of a model that `quick_linears` is for."""
     return [each for each in model.modules() if isinstance(each, torch.nn.Linear | Conv1D)]
+
+
+def inner_products(
+    x: Float[Tensor, "*batch rows n"], weight: Float[Tensor, "*batch n_out n"]
+) -> Float[Tensor, "*batch rows n_out"]:
+    """x @ weight.T in float32. Half precision is added up in float32; on the CPU the sums are rounded to it once."""
+    if x.dtype != torch.float32 and x.is_cuda:
+        multiply = torch.mm if x.ndim == 2 else torch.bmm
+        return multiply(x, weight.mT, out_dtype=torch.float32)
+    if x.ndim == 2:
+        return linear(x, weight).float()
+    products = x.new_empty(*x.shape[:-1], weight.shape[-2])
+    batched(x, weight, out=products)
+    return products.float()
 
 
 @contextmanager
@@ -88,10 +105,15 @@ class _Linear(torch.autograd.Function):
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if not (weight.is_contiguous() or weight.T.is_contiguous()):
-        # a part of a joint projection: with gaps between rows or columns, oneDNN takes thousands of times as long
-        weight = weight.contiguous() if weight.stride(1) == 1 else weight.T.contiguous().T
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    # with gaps between rows or columns, as in a part of a joint projection, oneDNN takes thousands of times as long
+    return torch.ops.mkldnn._linear_pointwise(x, _dense(weight), bias, "none", [], "")
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """The weight, or a copy of it, without gaps between rows or columns."""
+    if weight.is_contiguous() or weight.mT.is_contiguous():
+        return weight
+    return weight.contiguous() if weight.stride(-1) == 1 else weight.mT.contiguous().mT
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:

@@ -15,6 +15,7 @@ This product takes most of the time that attribution takes beyond the passes the
   memory, since it reads all sources for each.
 - (A - C) and G are formed in buffers that later blocks, points and batches use again: fresh memory costs a page fault
   every 4 kB.
+- Of a model in bfloat16 both are kept in bfloat16, and multiplied with sums in float32.
 - Tokens come in blocks, so that memory does not grow with their number; and prompts of a pair are the same up to some
   position, before which a_s - c_s is zero for every source and nothing has to be multiplied.
 """
@@ -36,7 +37,7 @@ from circuit.estimate import DEFAULT_READ_OUT_BYTES, READ_OUT_BYTES, READ_OUT_RO
 from circuit.graph import ScoreBlock
 from circuit.norm_backward import NormBackward
 from circuit.patchable import PatchableModel
-from circuit.products import batched, linear
+from circuit.products import inner_products
 
 Keep = Literal["positions", "prompts"] | None
 """An axis that scores are not summed over."""
@@ -68,6 +69,7 @@ class ReadOut:
         self._keep = keep
         self._stages = [_stage(model, layer) for layer in range(model.n_layers + 1)]
         self._memory: dict[str, Tensor] = {}
+        self._dtype = _precision(model.dtype)
         self._rows_a_layer = model.n_heads + 2 * model.n_kv_heads + 1
         self._layers_at_once = -(-READ_OUT_ROWS // self._rows_a_layer)
 
@@ -168,24 +170,26 @@ class ReadOut:
     ) -> Float[Tensor, "*outer sources rows"]:
         """Inner products of differences and gradients."""
         if self._keep is None:
-            return linear(differences.flatten(1), gradients.flatten(1))
-        outer_first = differences.flatten(2).transpose(0, 1), gradients.flatten(2).transpose(0, 1)
-        scores = differences.new_empty(differences.shape[1], len(differences), len(gradients))
-        batched(*outer_first, out=scores)
-        return scores
+            return inner_products(differences.flatten(1), gradients.flatten(1))
+        return inner_products(differences.flatten(2).transpose(0, 1), gradients.flatten(2).transpose(0, 1))
 
     def _tokens_at_once(self) -> int:
         model = self._model
         rows = self._layers_at_once * self._rows_a_layer
-        a_token = 4 * model.d_model * (model.graph.n_sources + rows)
+        a_token = self._dtype.itemsize * model.d_model * (model.graph.n_sources + rows)
         return max(int(READ_OUT_BYTES.get(model.device.type, DEFAULT_READ_OUT_BYTES) / a_token), 1)
 
     def _buffer(self, name: str, shape: Sequence[int]) -> Tensor:
         """Memory of this name, made larger where it has to be."""
         size = torch.Size(shape).numel()
         if name not in self._memory or self._memory[name].numel() < size:
-            self._memory[name] = torch.empty(size, device=self._model.device)
+            self._memory[name] = torch.empty(size, device=self._model.device, dtype=self._dtype)
         return self._memory[name][:size].view(*shape)
+
+
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    """What differences and gradients of a model in this precision are kept in. float16 would lose small gradients."""
+    return dtype if dtype == torch.bfloat16 else torch.float32
 
 
 def _stage(model: PatchableModel, layer: int) -> list[ScoreBlock]:

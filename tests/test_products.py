@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from circuit import products
-from circuit.products import batched, linear, linear_layers, quick_linears
+from circuit.products import batched, inner_products, linear, linear_layers, quick_linears
 from tests.small_models import ARCHITECTURES, shared_model
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -76,6 +76,18 @@ def test_many_small_products_go_to_the_memory_that_is_there(
     batched(x, weight, memory[:, :6])
     torch.testing.assert_close(memory[:, :6], torch.einsum("bri,boi->bro", x, weight))
     assert memory[:, 6:].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
+def test_inner_products_are_in_float32(
+    onednn: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
+    x, weight = random(*shape, 6, 500).to(dtype), random(*shape, 7, 500).to(dtype)
+    found = inner_products(x, weight)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, x.float() @ weight.float().mT, rtol=tolerance, atol=tolerance)
+    inner_products(x.float(), weight.float())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

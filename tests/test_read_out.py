@@ -14,9 +14,10 @@ from circuit.differences import TokenBlock
 from circuit.errors import OptionError
 from circuit.mask_gradient import PruneScores, prompt_scores, score_edges
 from circuit.method import AblationType, Method
+from circuit.models import wrap
 from circuit.patchable import PatchableModel
 from circuit.read_out import Pass, ReadOut
-from tests.small_models import ARCHITECTURES, D_VOCAB, shared_model
+from tests.small_models import ARCHITECTURES, D_VOCAB, random_hf_model, shared_model, tokenizer
 
 METHODS = {
     "eap": Method(),
@@ -54,6 +55,27 @@ def test_scores_do_not_depend_on_how_much_is_multiplied_at_once(
         monkeypatch.setattr(read_out, "READ_OUT_BYTES", {"cpu": n_bytes})
         monkeypatch.setattr(read_out, "READ_OUT_ROWS", n_rows)
         assert_same(score_edges(model, loader, METHODS[name]), whole)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("positions_apart", [False, True])
+@pytest.mark.parametrize("variant", ["gpt2", "llama", "gpt_neox", "phi"])
+def test_what_a_model_in_bfloat16_leaves_loses_little_by_being_multiplied_in_it(
+    monkeypatch: pytest.MonkeyPatch, variant: str, positions_apart: bool, name: str
+) -> None:
+    model = wrap(random_hf_model(variant).bfloat16(), tokenizer()).with_seq_len(9 if positions_apart else None)
+    loader = PromptDataLoader(pairs(), 5)
+    quick = score_edges(model, loader, METHODS[name])
+    monkeypatch.setattr(read_out, "_precision", lambda dtype: torch.float32)
+    slow = score_edges(model, loader, METHODS[name])
+    largest = max(float(scores.abs().max()) for scores in slow.values())
+    worst = max(float((quick[module] - scores).abs().max()) for module, scores in slow.items())
+    assert 0 < worst < 0.01 * largest  # the passes in bfloat16 are off by several per cent
+
+
+def test_other_precisions_are_multiplied_in_float32() -> None:
+    precisions = [read_out._precision(dtype) for dtype in (torch.float16, torch.float32, torch.float64)]
+    assert precisions == [torch.float32] * 3  # float16 holds nothing below 6e-8
 
 
 @pytest.mark.parametrize("n_tokens", range(1, 40))
