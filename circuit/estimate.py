@@ -28,7 +28,7 @@ BASELINE_BATCH = 16
 """Prompts a batch of the two plain passes that every run begins with."""
 READ_OUT_ROWS = 64
 """Destinations that are multiplied together, at least."""
-READ_OUT_BYTES = {"cpu": 96e6}
+READ_OUT_BYTES = {"cpu": 192e6}
 """Memory for differences and gradients, by device; tokens come in blocks that fit into it."""
 DEFAULT_READ_OUT_BYTES = 1e9
 

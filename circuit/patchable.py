@@ -75,6 +75,9 @@ _REFUSED_VARIANTS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 """Variants of supported architectures on which TransformerLens fails, or computes something else."""
 
+_SHORT = 128
+"""Tokens of a prompt up to which a fused attention kernel takes longer on the CPU than plain products."""
+
 _NORMALISED_OUTPUT = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"}
 
 
@@ -214,18 +217,18 @@ class PatchableModel:
         last: Int[Tensor, " batch"],
         hooks: Iterable[Hook] = (),
         *,
-        fused_attention: bool = True,
+        plain_attention: bool = True,
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after each prompt's last token, in the model's own precision.
 
         Only these are computed: the other positions are cut away before the unembedding, which would otherwise cost
-        more than the blocks of a small model. Hooks on attention scores and patterns need `fused_attention=False`.
+        more than the blocks of a small model. Hooks on attention scores and patterns need `plain_attention=False`.
         """
 
         def keep_last(x: Tensor, hook: object) -> Tensor:
             return at_last(x, last)
 
-        attention = self._fused_attention() if fused_attention else nullcontext()
+        attention = self._plain_attention(tokens.shape[1]) if plain_attention else nullcontext()
         with (
             attention,
             self._plain_norms(),
@@ -235,9 +238,12 @@ class PatchableModel:
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager
-    def _fused_attention(self) -> Iterator[None]:
-        """Hugging Face's own attention with its fused kernel (sdpa) instead of TransformerLens's, which forms the
-        scores and patterns that nobody reads here, and repeats keys and values for each head.
+    def _plain_attention(self, n_tokens: int) -> Iterator[None]:
+        """Hugging Face's own attention instead of TransformerLens's, which has more steps for hooks on scores and
+        patterns, that nobody uses here.
+
+        It is PyTorch's fused kernel (sdpa), but not for short prompts on the CPU: that kernel works on blocks of at
+        least 32 tokens, and its backward pass takes up to seven times as long there as the plain products (eager).
 
         The projections before and after it are the bridge's either way, and their hooks fire. Where queries, keys and
         values are one joint projection (GPT-2, GPT-NeoX), only TransformerLens tells them apart: its attention stays.
@@ -251,7 +257,8 @@ class PatchableModel:
                 # past the bridge's own __setattr__, which would set it on the original
                 object.__setattr__(attention, "forward", attention.original_component.forward)
             if replaced:
-                config._attn_implementation = "sdpa"
+                short = self.device.type == "cpu" and n_tokens <= _SHORT
+                config._attn_implementation = "eager" if short else "sdpa"
             yield
         finally:
             config._attn_implementation = before

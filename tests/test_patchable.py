@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 import transformers
+from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
-from circuit import memory
+from circuit import memory, patchable
 from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.errors import ModelError, PromptError
 from circuit.mask_gradient import mask_gradient_prune_scores
@@ -187,9 +189,15 @@ def test_parameters_are_counted_as_hugging_face_counts_them() -> None:
         assert random_model(name).n_parameters == random_hf_model(name).num_parameters()
 
 
+@pytest.mark.parametrize("short", [0, 8, 9])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fused_attention_computes_the_same_and_leaves_nothing_behind(variant: str) -> None:
+def test_plain_attention_computes_the_same_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, variant: str, short: int
+) -> None:
+    monkeypatch.setattr(patchable, "_SHORT", short)
     model = shared_model(variant)
+    fused = Mock(wraps=torch.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
     generator = torch.Generator().manual_seed(5)
     tokens, last = torch.randint(0, D_VOCAB, (3, 9), generator=generator), torch.tensor([8, 4, 8])
     config = model.bridge.original_model.config
@@ -202,13 +210,15 @@ def test_fused_attention_computes_the_same_and_leaves_nothing_behind(variant: st
         return name, hook
 
     logits = {}
-    for fused, kept in seen.items():
+    for plain, kept in seen.items():
         names = [*model.head_input_hooks(1 % model.n_layers), model.head_output_hook(0)]
         hooks = [keep(kept, name) for name in names]
         with torch.no_grad():
-            logits[fused] = model.logits(tokens, last, hooks, fused_attention=fused)
+            logits[plain] = model.logits(tokens, last, hooks, plain_attention=plain)
         assert config._attn_implementation == "eager"
         assert not any("forward" in vars(block.attn) for block in model.bridge.blocks)
+    replaced = isinstance(model.bridge.blocks[0].attn, PositionEmbeddingsAttentionBridge)
+    assert fused.called == (short < 9 and replaced)
     torch.testing.assert_close(logits[True], logits[False], rtol=1e-4, atol=1e-5)
     assert list(seen[True]) == list(seen[False])
     for name, x in seen[False].items():
