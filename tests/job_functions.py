@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -100,6 +101,11 @@ def unlimited(request: None, *, progress: Progress, cancelled: Cancelled) -> int
     """Take the limit away again; says which process this is."""
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return os.getpid()
+
+
+def spared_by_collector(request: None, *, progress: Progress, cancelled: Cancelled) -> int:
+    """Objects in which Python does not look for garbage."""
+    return gc.get_freeze_count()
 
 
 def environment(seconds: float, *, progress: Progress, cancelled: Cancelled) -> dict[str, str]:

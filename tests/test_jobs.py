@@ -33,6 +33,7 @@ from tests.job_functions import (
     leave,
     lives,
     running,
+    spared_by_collector,
     square,
     torch_eats_memory,
     unlimited,
@@ -79,6 +80,12 @@ def test_the_result_comes_back(server: JobServer) -> None:
     assert job.state == "finished"
     assert job.error is None
     np.testing.assert_array_equal(job.result()["square"], [1, 4, 9])
+
+
+def test_python_does_not_look_for_garbage_in_what_a_worker_imported(server: JobServer) -> None:
+    job = server.submit(spared_by_collector, None)
+    assert job.wait(30)
+    assert job.result() > 10_000
 
 
 def test_the_same_function_runs_without_a_server() -> None:
