@@ -75,8 +75,8 @@ _REFUSED_VARIANTS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 """Variants of supported architectures on which TransformerLens fails, or computes something else."""
 
-_SHORT = 128
-"""Tokens of a prompt up to which a fused attention kernel takes longer on the CPU than plain products."""
+_SHORT = 64
+"""Tokens of a prompt up to which attention in bfloat16 on the CPU is computed by plain products."""
 
 _NORMALISED_OUTPUT = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"}
 
@@ -242,8 +242,8 @@ class PatchableModel:
         """Hugging Face's own attention instead of TransformerLens's, which has more steps for hooks on scores and
         patterns, that nobody uses here.
 
-        It is PyTorch's fused kernel (sdpa), but not for short prompts on the CPU: that kernel works on blocks of at
-        least 32 tokens, and its backward pass takes up to seven times as long there as the plain products (eager).
+        It is PyTorch's fused kernel (sdpa), but for short prompts in bfloat16 on the CPU: there the kernel's backward
+        pass takes up to seven times as long as plain products do (eager). In float32 these gain little, and keep more.
 
         The projections before and after it are the bridge's either way, and their hooks fire. Where queries, keys and
         values are one joint projection (GPT-2, GPT-NeoX), only TransformerLens tells them apart: its attention stays.
@@ -257,8 +257,8 @@ class PatchableModel:
                 # past the bridge's own __setattr__, which would set it on the original
                 object.__setattr__(attention, "forward", attention.original_component.forward)
             if replaced:
-                short = self.device.type == "cpu" and n_tokens <= _SHORT
-                config._attn_implementation = "eager" if short else "sdpa"
+                slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and n_tokens <= _SHORT
+                config._attn_implementation = "eager" if slow else "sdpa"
             yield
         finally:
             config._attn_implementation = before

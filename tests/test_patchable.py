@@ -15,8 +15,9 @@ from circuit.dataset import PromptDataLoader, PromptDataset
 from circuit.errors import ModelError, PromptError
 from circuit.mask_gradient import mask_gradient_prune_scores
 from circuit.memory import automatic_batch_size, bytes_per_prompt, free_memory
+from circuit.models import wrap
 from circuit.patchable import SUPPORTED, Hook, PatchableModel, check_supported
-from tests.small_models import ARCHITECTURES, D_VOCAB, VARIANTS, random_hf_model, random_model, shared_model
+from tests.small_models import ARCHITECTURES, D_VOCAB, VARIANTS, random_hf_model, random_model, shared_model, tokenizer
 
 TOKENS = torch.arange(12).view(2, 6)
 
@@ -189,13 +190,18 @@ def test_parameters_are_counted_as_hugging_face_counts_them() -> None:
         assert random_model(name).n_parameters == random_hf_model(name).num_parameters()
 
 
-@pytest.mark.parametrize("short", [0, 8, 9])
+@pytest.mark.parametrize(("dtype", "short"), [(torch.float32, 9), (torch.bfloat16, 8), (torch.bfloat16, 9)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_plain_attention_computes_the_same_and_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch, variant: str, short: int
+    monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, short: int
 ) -> None:
     monkeypatch.setattr(patchable, "_SHORT", short)
+    name, changes = VARIANTS[variant]
     model = shared_model(variant)
+    if dtype != torch.float32:
+        model = wrap(random_hf_model(name, **changes).to(dtype), tokenizer())
+    in_float32 = dtype == torch.float32
+    rtol, atol = (1e-4, 1e-5) if in_float32 else (0.05, 0.05)
     fused = Mock(wraps=torch.nn.functional.scaled_dot_product_attention)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
     generator = torch.Generator().manual_seed(5)
@@ -218,11 +224,11 @@ def test_plain_attention_computes_the_same_and_leaves_nothing_behind(
         assert config._attn_implementation == "eager"
         assert not any("forward" in vars(block.attn) for block in model.bridge.blocks)
     replaced = isinstance(model.bridge.blocks[0].attn, PositionEmbeddingsAttentionBridge)
-    assert fused.called == (short < 9 and replaced)
-    torch.testing.assert_close(logits[True], logits[False], rtol=1e-4, atol=1e-5)
+    assert fused.called == ((in_float32 or short < 9) and replaced)
+    torch.testing.assert_close(logits[True], logits[False], rtol=rtol, atol=atol)
     assert list(seen[True]) == list(seen[False])
     for name, x in seen[False].items():
-        torch.testing.assert_close(seen[True][name], x, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen[True][name], x, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
