@@ -210,7 +210,8 @@ def measure(case: Case, methods: Sequence[str], repeats: int, device: str, dtype
     prompts = case.prompts(model.d_vocab)
     plain = plain_model(model)
     check_same(model, plain, prompts)
-    differences = 4 * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
+    a_number = 2 if model.dtype == torch.bfloat16 else 4
+    differences = a_number * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
     layers = linear_layers(plain)
     times: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
     for repeat in range(repeats + 1):

@@ -81,7 +81,7 @@ class LocalCluster:
 
         # A core is left to the web server, unless whoever started us has said how many threads to use.
         threads = str(max(1, (CPU_COUNT - 1) // len(workers)))
-        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | os.environ
+        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_FEW_KERNELS} | os.environ
         env |= _DASK_SETTINGS
         env |= {
             "PYTHONPATH": os.pathsep.join(_import_path()),
@@ -153,6 +153,9 @@ def default_devices() -> list[str]:
     return ["mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"]
 
 
+_FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""oneDNN and PyTorch keep a compiled kernel for each shape of a product, 0.6 MB each, by default a thousand of them. A
+batch of prompts needs about thirty."""
 _DASK_SETTINGS = {
     # A job that kills its worker fails at once instead of killing three more.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ _SAYS_SO = (
     "out of memory",  # CUDA, Apple's GPUs
     "bad_alloc",
     "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "could not create a primitive(?! descriptor)",  # oneDNN, which says no more
 )
 
 
@@ -199,7 +201,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch, on any device, or numpy could not get memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS_SO)
+    return isinstance(error, RuntimeError) and any(re.search(words, str(error)) for words in _SAYS_SO)
 
 
 def release(device: torch.device) -> None:

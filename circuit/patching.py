@@ -36,7 +36,7 @@ from circuit.mask_gradient import PruneScores, precision_advice
 from circuit.memory import by_batch, prompts_at_once, ready
 from circuit.method import AblationType, CleanCorrupt, PatchType
 from circuit.patchable import Hook, PatchableModel
-from circuit.products import batched, linear
+from circuit.products import batched
 from circuit.progress import Cancelled, Progress, Report
 from circuit.pruning import edge_mask, top_edges
 
@@ -231,7 +231,7 @@ class _Patch:
         """What is added to the stream, for each of the rows."""
         read = differences[self.sources if isinstance(self.sources, slice) else torch.from_numpy(self.sources)]
         if self.coefficients.ndim == 2:
-            return linear(self.coefficients, read.flatten(1).T).view(-1, *read.shape[1:])
+            return torch.tensordot(self.coefficients, read, dims=1)
         return torch.einsum("prs,spbd->rpbd", self.coefficients[first_position:], read)
 
 

@@ -11,6 +11,8 @@ convolutions, uses all of it, and is 2.2 times as fast on an AMD EPYC of the fif
 this; the operator called here is the one that its compiler (inductor) puts in the place of linear layers. Everywhere
 else - Intel's processors, GPUs, half precision, float64 - these are the ordinary products.
 
+oneDNN compiles a kernel for every new shape, and keeps about 0.6 MB each: `circuit.cluster` limits how many.
+
 Both round like float32, oneDNN more often: sums of 576 terms are off by 4e-7 of their size instead of 2.5e-7.
 """
 
@@ -26,13 +28,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 
 def linear(
     x: Float[Tensor, "*rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None = None
 ) -> Float[Tensor, "*rows n_out"]:
-    """x @ weight.T + bias. Where weight or bias require gradients, PyTorch's own, so that they get them."""
+    """x @ weight.T + bias, once differentiable. Where weight or bias require gradients, PyTorch's own, so that they get
+    them."""
     if not _suits(x, weight) or (torch.is_grad_enabled() and _any_requires_grad(weight, bias)):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
@@ -41,7 +45,7 @@ def linear(
 def inner_products(
     x: Float[Tensor, "*batch rows n"], weight: Float[Tensor, "*batch n_out n"]
 ) -> Float[Tensor, "*batch rows n_out"]:
-    """x @ weight.T in float32. Half precision is added up in float32; on the CPU the sums are rounded to it once."""
+    """x @ weight.T in float32. Half precision is added up in float32; but for CUDA, the sums are rounded to it once."""
     if x.dtype != torch.float32 and x.is_cuda:
         multiply = torch.mm if x.ndim == 2 else torch.bmm
         return multiply(x, weight.mT, out_dtype=torch.float32)
@@ -68,17 +72,21 @@ def batched(
 
 
 def linear_layers(model: torch.nn.Module) -> list[Any]:
-    """The layers of a model that `quick_linears` is for."""
-    return [each for each in model.modules() if isinstance(each, torch.nn.Linear | Conv1D)]
+    """The layers of a model that `quick_linears` is for: none that multiply in a way of their own."""
+    return [
+        each
+        for each in model.modules()
+        if type(each).forward in (torch.nn.Linear.forward, Conv1D.forward) and "forward" not in vars(each)
+    ]
 
 
 @contextmanager
 def quick_linears(layers: Sequence[Any]) -> Iterator[None]:
     """Let linear layers use `linear`, and be as before on leaving."""
+    layers = layers if onednn_is_quicker() else ()
     try:
-        if onednn_is_quicker():
-            for layer in layers:
-                object.__setattr__(layer, "forward", _forward(layer))  # past a bridge's own __setattr__
+        for layer in layers:
+            object.__setattr__(layer, "forward", _forward(layer))  # past a bridge's own __setattr__
         yield
     finally:
         for layer in layers:
@@ -92,6 +100,11 @@ def onednn_is_quicker() -> bool:
     return there and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _processor()
 
 
+def bfloat16_is_quick() -> bool:
+    """Whether products in bfloat16 are quicker on this processor than in float32."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class _Linear(torch.autograd.Function):
     """`torch.nn.functional.linear` with a gradient for x alone."""
 
@@ -101,13 +114,16 @@ class _Linear(torch.autograd.Function):
         return _onednn(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return _onednn(gradients[0], weight.T), None, None
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # with gaps between rows or columns, as in a part of a joint projection, oneDNN takes thousands of times as long
+    # With gaps between rows or columns, as in a part of a joint projection, oneDNN takes thousands of times as long;
+    # gaps in a bias it does not see.
+    bias = None if bias is None else bias.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, _dense(weight), bias, "none", [], "")
 
 
@@ -120,7 +136,7 @@ def _dense(weight: Tensor) -> Tensor:
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     on_cpu = x.device.type == "cpu" and weight.device.type == "cpu"
-    return on_cpu and x.dtype == weight.dtype == torch.float32 and onednn_is_quicker()
+    return on_cpu and x.dtype == weight.dtype == torch.float32 and x.shape[-1] > 0 and onednn_is_quicker()
 
 
 def _any_requires_grad(weight: Tensor, bias: Tensor | None) -> bool:

@@ -15,7 +15,7 @@ This product takes most of the time that attribution takes beyond the passes the
   memory, since it reads all sources for each.
 - (A - C) and G are formed in buffers that later blocks, points and batches use again: fresh memory costs a page fault
   every 4 kB.
-- Of a model in bfloat16 both are kept in bfloat16, and multiplied with sums in float32.
+- Of a model in bfloat16 both are kept in bfloat16, and multiplied with sums in float32, where that is quick.
 - Tokens come in blocks, so that memory does not grow with their number; and prompts of a pair are the same up to some
   position, before which a_s - c_s is zero for every source and nothing has to be multiplied.
 """
@@ -37,7 +37,7 @@ from circuit.estimate import DEFAULT_READ_OUT_BYTES, READ_OUT_BYTES, READ_OUT_RO
 from circuit.graph import ScoreBlock
 from circuit.norm_backward import NormBackward
 from circuit.patchable import PatchableModel
-from circuit.products import inner_products
+from circuit.products import bfloat16_is_quick, inner_products
 
 Keep = Literal["positions", "prompts"] | None
 """An axis that scores are not summed over."""
@@ -69,7 +69,7 @@ class ReadOut:
         self._keep = keep
         self._stages = [_stage(model, layer) for layer in range(model.n_layers + 1)]
         self._memory: dict[str, Tensor] = {}
-        self._dtype = _precision(model.dtype)
+        self._dtype = _precision(model)
         self._rows_a_layer = model.n_heads + 2 * model.n_kv_heads + 1
         self._layers_at_once = -(-READ_OUT_ROWS // self._rows_a_layer)
 
@@ -187,9 +187,11 @@ class ReadOut:
         return self._memory[name][:size].view(*shape)
 
 
-def _precision(dtype: torch.dtype) -> torch.dtype:
-    """What differences and gradients of a model in this precision are kept in. float16 would lose small gradients."""
-    return dtype if dtype == torch.bfloat16 else torch.float32
+def _precision(model: PatchableModel) -> torch.dtype:
+    """What differences and gradients are kept in: bfloat16, if that is the model's and the device multiplies it faster
+    than float32. float16 would lose small gradients."""
+    fast = model.device.type == "cuda" or (model.device.type == "cpu" and bfloat16_is_quick())
+    return torch.bfloat16 if fast and model.dtype == torch.bfloat16 else torch.float32
 
 
 def _stage(model: PatchableModel, layer: int) -> list[ScoreBlock]:

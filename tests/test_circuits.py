@@ -147,6 +147,18 @@ def test_prompts_of_different_lengths_and_batch_sizes_keep_order_and_numbers(var
                 assert (together[size] - expected).abs().max() / largest < tolerance
 
 
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_batch_of_pairs_that_are_the_same_changes_nothing(variant: str) -> None:
+    model, pairs = shared_model(variant), prompts()
+    corrupt = torch.cat([pairs.clean[:2], pairs.corrupt[2:]])
+    data = PromptDataset(pairs.clean, corrupt, pairs.answers, pairs.wrong)
+    scores, n = random_scores(model), model.graph.n_edges // 2
+    apart = run_circuits(model, PromptDataLoader(data, 2), [n], scores, PatchType.TREE_PATCH)[n]
+    torch.testing.assert_close(apart[:2], plain(model, pairs.clean)[:2])
+    together = run_circuits(model, PromptDataLoader(data, len(data)), [n], scores, PatchType.TREE_PATCH)[n]
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-5)
+
+
 def test_exactly_n_edges_even_where_scores_tie() -> None:
     """All scores equal: the circuit of n edges is the first n of them."""
     model = shared_model("gpt2")

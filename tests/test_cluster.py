@@ -86,6 +86,8 @@ def test_two_workers_on_the_cpu_run_two_jobs_at_once() -> None:
         found = [job.result() for job in jobs]
         assert found[0]["pid"] != found[1]["pid"]
         assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["", ""]
+        assert {each["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] for each in found} == {"128"}
+        assert {each["LRU_CACHE_CAPACITY"] for each in found} == {"128"}
     finally:
         server.close()
 

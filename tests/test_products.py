@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -23,13 +24,17 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: request.param)
     multiplied: list[Tensor] = []
-    real = products._onednn
+    if request.param:
+        real = torch.ops.mkldnn._linear_pointwise
 
-    def listed(x: Tensor, *rest: Tensor | None) -> Tensor:
-        multiplied.append(x)
-        return real(x, *rest)  # type: ignore[arg-type]
+        def listed(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+            multiplied.append(x)
+            # with gaps in a weight it takes thousands of times as long, and gaps in a bias it ignores
+            assert weight.is_contiguous() or weight.T.is_contiguous()
+            assert bias is None or bias.is_contiguous()
+            return real(x, weight, bias, *rest)
 
-    monkeypatch.setattr(products, "_onednn", listed)
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", listed)
     yield multiplied
     # float64 goes by PyTorch either way; see the tests
     assert bool(multiplied) == request.param
@@ -52,7 +57,7 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_linear_map_and_its_gradient(onednn: list[Tensor], layout: str, biased: bool, shape: tuple[int, ...]) -> None:
-    weight, bias = LAYOUTS[layout](), random(20) if biased else None
+    weight, bias = LAYOUTS[layout](), random(40)[::2] if biased else None
     x = random(*shape).requires_grad_()
     expected = torch.nn.functional.linear(x, weight, bias)
     towards = random(*expected.shape)
@@ -100,6 +105,49 @@ def test_models_compute_the_same_and_are_as_before(onednn: list[Tensor], name: s
         during = plain(input_ids=TOKENS).logits
     torch.testing.assert_close(during, before)
     assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_layers_that_multiply_in_a_way_of_their_own_are_left_alone(onednn: list[Tensor]) -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    hooked, plain = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4).requires_grad_(False)
+    hooked.forward = lambda input: input  # type: ignore[method-assign]
+    layers = linear_layers(torch.nn.ModuleList([Doubled(4, 4), hooked, plain]))
+    assert layers == [plain]
+    with quick_linears(layers):
+        plain(random(2, 4))
+    assert "forward" in vars(hooked)
+
+
+def test_an_inner_dimension_of_nothing_gives_the_bias(onednn: list[Tensor]) -> None:
+    torch.testing.assert_close(linear(random(3, 0), random(5, 0), random(5)), random(5).expand(3, 5))
+    linear(random(3, 1), random(5, 1))
+
+
+def test_second_derivatives_are_refused_rather_than_wrong(onednn: list[Tensor]) -> None:
+    x = random(3, 4).requires_grad_()
+    (first,) = torch.autograd.grad(linear(x, random(5, 4)).square().sum(), x, create_graph=True)
+    if onednn:
+        with pytest.raises(RuntimeError, match="differentiat"):
+            torch.autograd.grad(first.sum(), x)
+
+
+def test_products_in_bfloat16_on_the_cpu_are_given_weights_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, given = torch.bmm, []
+
+    def listed(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        given.append(y)
+        return real(x, y, out=out)
+
+    monkeypatch.setattr(torch, "bmm", listed)
+    x, weight = random(9, 6, 4).bfloat16(), random(7, 9, 4).transpose(0, 1).bfloat16()
+    out = x.new_empty(9, 6, 7)
+    batched(x, weight, out)
+    assert all(y.is_contiguous() or y.mT.is_contiguous() for y in given)
+    assert len(given) == 1
+    torch.testing.assert_close(out, torch.einsum("bri,boi->bro", x.float(), weight.float()).bfloat16())
 
 
 def test_layers_are_as_before_after_an_error(onednn: list[Tensor]) -> None:

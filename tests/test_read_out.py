@@ -65,17 +65,24 @@ def test_what_a_model_in_bfloat16_leaves_loses_little_by_being_multiplied_in_it(
 ) -> None:
     model = wrap(random_hf_model(variant).bfloat16(), tokenizer()).with_seq_len(9 if positions_apart else None)
     loader = PromptDataLoader(pairs(), 5)
+    monkeypatch.setattr(read_out, "bfloat16_is_quick", lambda: True)
     quick = score_edges(model, loader, METHODS[name])
-    monkeypatch.setattr(read_out, "_precision", lambda dtype: torch.float32)
+    monkeypatch.setattr(read_out, "_precision", lambda model: torch.float32)
     slow = score_edges(model, loader, METHODS[name])
     largest = max(float(scores.abs().max()) for scores in slow.values())
     worst = max(float((quick[module] - scores).abs().max()) for module, scores in slow.items())
     assert 0 < worst < 0.01 * largest  # the passes in bfloat16 are off by several per cent
 
 
-def test_other_precisions_are_multiplied_in_float32() -> None:
-    precisions = [read_out._precision(dtype) for dtype in (torch.float16, torch.float32, torch.float64)]
-    assert precisions == [torch.float32] * 3  # float16 holds nothing below 6e-8
+@pytest.mark.parametrize("quick", [True, False])
+def test_only_bfloat16_is_multiplied_in_itself_and_where_it_is_quick(
+    monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    monkeypatch.setattr(read_out, "bfloat16_is_quick", lambda: quick)
+    for dtype in (torch.float16, torch.float32, torch.float64):  # float16 holds nothing below 6e-8
+        assert ReadOut(wrap(random_hf_model("gpt2").to(dtype), tokenizer()))._dtype == torch.float32
+    model = wrap(random_hf_model("gpt2").bfloat16(), tokenizer())
+    assert ReadOut(model)._dtype == (torch.bfloat16 if quick else torch.float32)
 
 
 @pytest.mark.parametrize("n_tokens", range(1, 40))
