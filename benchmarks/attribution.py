@@ -57,6 +57,7 @@ from circuit.method import Method
 from circuit.models import load_model, wrap
 from circuit.patchable import PatchableModel
 from circuit.products import linear_layers, quick_linears
+from circuit.read_out import precision
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4
@@ -210,8 +211,7 @@ def measure(case: Case, methods: Sequence[str], repeats: int, device: str, dtype
     prompts = case.prompts(model.d_vocab)
     plain = plain_model(model)
     check_same(model, plain, prompts)
-    a_number = 2 if model.dtype == torch.bfloat16 else 4
-    differences = a_number * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
+    differences = precision(model).itemsize * model.graph.n_sources * model.d_model * case.n_pairs * case.n_tokens
     layers = linear_layers(plain)
     times: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
     for repeat in range(repeats + 1):

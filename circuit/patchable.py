@@ -16,7 +16,7 @@ does not hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
 from circuit.errors import ModelError, PromptError
+from circuit.forwards import replaced_forwards
 from circuit.graph import EdgeGraph
 from circuit.products import linear_layers, quick_linears
 
@@ -253,30 +254,18 @@ class PatchableModel:
         attentions = [block.attn for block in self.bridge.blocks]
         replaced: list[Any] = [each for each in attentions if isinstance(each, PositionEmbeddingsAttentionBridge)]
         try:
-            for attention in replaced:
-                # past the bridge's own __setattr__, which would set it on the original
-                object.__setattr__(attention, "forward", attention.original_component.forward)
             if replaced:
                 slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and n_tokens <= _SHORT
                 config._attn_implementation = "eager" if slow else "sdpa"
-            yield
+            with replaced_forwards(replaced, lambda attention: attention.original_component.forward):
+                yield
         finally:
             config._attn_implementation = before
-            for attention in replaced:
-                vars(attention).pop("forward", None)
 
-    @contextmanager
-    def _plain_norms(self) -> Iterator[None]:
+    def _plain_norms(self) -> AbstractContextManager[None]:
         """Hugging Face's own layer norms, with the hooks before and after them, and without TransformerLens's second
         computation of the same norm for hooks on its scale, which nobody uses here."""
-        norms = list(self._norms())
-        try:
-            for norm in norms:
-                object.__setattr__(norm, "forward", _plain_norm(norm))  # past the bridge's own __setattr__
-            yield
-        finally:
-            for norm in norms:
-                vars(norm).pop("forward", None)
+        return replaced_forwards(list(self._norms()), _plain_norm)
 
     @contextmanager
     def activations_only(self) -> Iterator[None]:

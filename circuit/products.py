@@ -19,8 +19,8 @@ Both round like float32, oneDNN more often: sums of 576 terms are off by 4e-7 of
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
+
+from circuit.forwards import replaced_forwards
 
 
 def linear(
@@ -80,17 +82,9 @@ def linear_layers(model: torch.nn.Module) -> list[Any]:
     ]
 
 
-@contextmanager
-def quick_linears(layers: Sequence[Any]) -> Iterator[None]:
+def quick_linears(layers: Sequence[Any]) -> AbstractContextManager[None]:
     """Let linear layers use `linear`, and be as before on leaving."""
-    layers = layers if onednn_is_quicker() else ()
-    try:
-        for layer in layers:
-            object.__setattr__(layer, "forward", _forward(layer))  # past a bridge's own __setattr__
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+    return replaced_forwards(layers if onednn_is_quicker() else (), _forward)
 
 
 @cache

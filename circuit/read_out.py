@@ -69,7 +69,7 @@ class ReadOut:
         self._keep = keep
         self._stages = [_stage(model, layer) for layer in range(model.n_layers + 1)]
         self._memory: dict[str, Tensor] = {}
-        self._dtype = _precision(model)
+        self._dtype = precision(model)
         self._rows_a_layer = model.n_heads + 2 * model.n_kv_heads + 1
         self._layers_at_once = -(-READ_OUT_ROWS // self._rows_a_layer)
 
@@ -187,7 +187,7 @@ class ReadOut:
         return self._memory[name][:size].view(*shape)
 
 
-def _precision(model: PatchableModel) -> torch.dtype:
+def precision(model: PatchableModel) -> torch.dtype:
     """What differences and gradients are kept in: bfloat16, if that is the model's and the device multiplies it faster
     than float32. float16 would lose small gradients."""
     fast = model.device.type == "cuda" or (model.device.type == "cpu" and bfloat16_is_quick())

@@ -67,7 +67,7 @@ def test_what_a_model_in_bfloat16_leaves_loses_little_by_being_multiplied_in_it(
     loader = PromptDataLoader(pairs(), 5)
     monkeypatch.setattr(read_out, "bfloat16_is_quick", lambda: True)
     quick = score_edges(model, loader, METHODS[name])
-    monkeypatch.setattr(read_out, "_precision", lambda model: torch.float32)
+    monkeypatch.setattr(read_out, "precision", lambda model: torch.float32)
     slow = score_edges(model, loader, METHODS[name])
     largest = max(float(scores.abs().max()) for scores in slow.values())
     worst = max(float((quick[module] - scores).abs().max()) for module, scores in slow.items())
