@@ -529,6 +529,9 @@ class JobServer:
         job = self._jobs.get(event[1]["id"])
         if job is None:
             return
+        if job.over and event[1]["progress"] is None:
+            # Its worker left before the result was released, and Dask computes it again: the next job need not wait.
+            self._send(worker.ask_to_stop, job.id, workers=[event[1]["worker"]])
         with self._changed:
             if event[1]["progress"] is None:  # it begins, perhaps again: Dask moves jobs of workers that are retired
                 job._worker = event[1]["worker"]

@@ -157,8 +157,6 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     machines.close()
 
 
-# A result that the scheduler still holds when its worker leaves is computed again, and keeps the next job waiting.
-@pytest.mark.flaky(reruns=3)
 def test_workers_of_other_machines_are_used_as_they_come_and_go(machines: Machines) -> None:
     import dask
 
