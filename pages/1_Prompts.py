@@ -129,8 +129,10 @@ def below_the_table() -> None:
         "spreadsheet. A space typed first only opens a cell: type it twice."
     )
     former = session.former_prompts()
-    if former is not None and back.button(
+    if former is not None and click.button(
         f"Bring back {counted(len(former), 'pair')}",
+        key="bring-back",
+        at=back,
         width="stretch",
         icon=":material/undo:",
         help=f"What was in the table before: {page.plain(former.name)}.",

@@ -13,7 +13,7 @@ from circuit.errors import RunFileError
 from circuit.run_library import LONGEST_NAME, LONGEST_NOTE, RunEntry
 from circuit.runs import Run
 from circuit.settings import settings
-from circuit.ui import explain, my_runs, page, session, shared_settings
+from circuit.ui import click, explain, my_runs, page, session, shared_settings
 
 page.begin(
     "5 · Runs",
@@ -67,9 +67,18 @@ def table_key(entries: list[RunEntry]) -> str:
 def one(entry: RunEntry) -> None:
     """What can be done with one run."""
     with st.container(horizontal=True):
-        if st.button("Open", type="primary", icon=":material/arrow_forward:", help="Shows its scores and its circuit."):
+        if click.button(
+            "Open",
+            key="open",
+            type="primary",
+            icon=":material/arrow_forward:",
+            help="Shows its scores and its circuit.",
+        ):
             page.go(page.SCORES if session.open_run(entry.id) else page.RUNS)
-        if st.button("Use its settings", icon=":material/replay:", help="Fills 1 · Prompts and 2 · Attribute."):
+        if click.button(
+            "Use its settings", key="use-settings", icon=":material/replay:",
+            help="Fills 1 · Prompts and 2 · Attribute.",
+        ):  # fmt: skip
             use_settings(entry)
         with st.popover("Name and note", key="open-label", icon=":material/edit:"):
             rename(entry)
@@ -90,8 +99,8 @@ def one(entry: RunEntry) -> None:
 def several(entries: list[RunEntry]) -> None:
     """What can be done with several."""
     with st.container(horizontal=True):
-        if st.button(
-            f"Compare {len(entries)} runs", type="primary", icon=":material/compare_arrows:",
+        if click.button(
+            f"Compare {len(entries)} runs", key="compare", type="primary", icon=":material/compare_arrows:",
             help="Side by side on 6 · Compare.",
         ):  # fmt: skip
             st.switch_page(page.COMPARE, query_params={"runs": ",".join(entry.id for entry in entries)})
@@ -111,7 +120,7 @@ def rename(entry: RunEntry) -> None:
     with st.form(f"label-{entry.id}", border=False):
         name = st.text_input("Name", entry.name, max_chars=LONGEST_NAME)
         note = st.text_area("Note", entry.note, max_chars=LONGEST_NOTE)
-        if st.form_submit_button("Save"):
+        if click.submit("Save", key=f"label-save-{entry.id}"):
             try:
                 library.label(entry.id, name, note)
             except RunFileError as error:
@@ -127,7 +136,7 @@ def content(entry: RunEntry) -> bytes:
 
 def delete(entries: list[RunEntry]) -> None:
     label = "Delete" if len(entries) == 1 else f"Delete {len(entries)} runs"
-    if st.button(label, icon=":material/delete:", help="Asks once more before anything is gone."):
+    if click.button(label, key="delete", icon=":material/delete:", help="Asks once more before anything is gone."):
         confirm(entries)
 
 
@@ -143,7 +152,7 @@ def confirm(entries: list[RunEntry]) -> None:
         help="For good.",
     ):  # fmt: skip
         st.rerun()
-    if no.button("Keep", key="delete-no", width="stretch", help="Leaves everything as it is."):
+    if click.button("Keep", key="delete-no", at=no, width="stretch", help="Leaves everything as it is."):
         st.rerun()
 
 
@@ -201,7 +210,7 @@ def not_saved(run: Run) -> None:
     with st.container(border=True):
         st.warning(f"Not saved yet: {page.plain(run.caption)} {explain.more('run')}")
         with st.container(horizontal=True):
-            if st.button("Save again", key=f"save-{run.id}", help="Tries once more to write it to the runs folder."):
+            if click.button("Save again", key=f"save-{run.id}", help="Tries once more to write it to the runs folder."):
                 session.keep_run(run)
                 st.rerun()
             st.download_button(
@@ -228,9 +237,14 @@ if listing.entries:
 elif not listing.problem:
     st.info("No run is kept yet: run attribution, or open the ready example.")
     left, right, _ = st.columns([1, 1, 3])
-    if left.button("Set up a run", type="primary", width="stretch", help="Choose a model and prompts first."):
+    if click.button(
+        "Set up a run", key="to-prompts", at=left, type="primary", width="stretch",
+        help="Choose a model and prompts first.",
+    ):  # fmt: skip
         st.switch_page(page.PROMPTS)
-    if right.button("Ready example", width="stretch", help="Three on the start page, each one click."):
+    if click.button(
+        "Ready example", key="to-examples", at=right, width="stretch", help="Three on the start page, each one click."
+    ):
         st.switch_page(page.LANDING)
 take_in()
 st.caption(

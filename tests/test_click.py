@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from circuit.ui import address, click
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
 
 
 def page() -> None:
@@ -55,6 +61,54 @@ def test_a_click_is_let_go_where_its_button_is_not_drawn_for_long(at: AppTest, m
     at.session_state["away"] = False
     at.run()
     assert went(at) == 0
+
+
+def page_with_a_form() -> None:
+    import streamlit as st
+
+    from circuit.ui import click
+
+    if st.session_state.pop("again", False):
+        st.rerun()
+    with st.form("label"):
+        name = st.text_input("Name")
+        if click.submit("Save", key="save"):
+            st.session_state["saved"] = name
+
+
+def test_a_form_is_sent_where_the_page_runs_again_before_it() -> None:
+    at = AppTest.from_function(page_with_a_form).run()
+    at.session_state["again"] = True
+    at.text_input[0].set_value("mine")
+    at.button(key="save").click().run()
+    assert at.session_state["saved"] == "mine"
+
+
+def acted_on(source: str) -> list[str]:
+    """The calls of Streamlit's buttons whose answer is used, and that have no callback."""
+    tree = ast.parse(source)
+    unused = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        ast.unparse(call)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("button", "form_submit_button")
+        and ast.unparse(call.func.value) != "click"
+        and id(call) not in unused
+        and not any(keyword.arg == "on_click" for keyword in call.keywords)
+    ]
+
+
+def test_such_buttons_are_found() -> None:
+    assert acted_on("if st.button('Go'): go()") == ["st.button('Go')"]
+    assert acted_on("sent = left.form_submit_button('Go')") == ["left.form_submit_button('Go')"]
+    assert not acted_on("if click.button('Go', key='go'): go()\nst.button('Go', on_click=go)\ntour.button('here')")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_pages_act_on_no_button_that_may_forget_its_click(path: Path) -> None:
+    assert not acted_on(path.read_text())
 
 
 def page_with_an_address() -> None:

@@ -108,6 +108,18 @@ def test_a_circuit_of_another_size_does_not_end_the_tour() -> None:
     assert "Tour 5 of 6" in words(at)
 
 
+def test_a_click_counts_where_the_example_is_scored_at_that_moment() -> None:
+    at = press(visit(), "start")
+    job = job_server().get(at.session_state["job-tour"])
+    assert job is not None
+    job.wait(60)
+    assert job.over
+    assert "run" not in at.session_state  # the page that the click runs takes it, and runs again
+    press(at, "next")
+    assert "run" in at.session_state
+    assert at.header[0].value == "2 · Attribute"
+
+
 def test_back_leads_back() -> None:
     at = press(press(press(visit(), "start"), "next"), "back")
     assert at.header[0].value == "1 · Prompts"

@@ -22,7 +22,7 @@ from circuit.runs import Run
 from circuit.sentences import edge_words, effect_words, node_words
 from circuit.tasks import AttentionRequest, EffectsRequest, measure_effects, read_attention
 from circuit.tokenizer import visible
-from circuit.ui import job_panel, session
+from circuit.ui import click, job_panel, session
 
 
 def edge_details(run: Run, edge: int) -> None:
@@ -118,7 +118,7 @@ def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
             alt=f"Two heatmaps, clean and corrupt. {caption}",
         )  # fmt: skip
     elif f"error-{slot}" in st.session_state:
-        if st.button("Try again", help="Asks for the attention pattern once more."):
+        if click.button("Try again", key=f"again-{slot}", help="Asks for the attention pattern once more."):
             del st.session_state[f"error-{slot}"]
             st.rerun()
     elif job_panel.running(slot) is None:

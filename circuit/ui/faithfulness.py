@@ -79,7 +79,9 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
     failed = f"error-{slot}" in st.session_state
     circuit = None if curve is None else curve.whole if choice.n == run.graph.n_edges else curve.at(choice.n)
     if curve is None or circuit is None:
-        if failed and st.button("Measure again", help="Runs the circuit over the prompts once more."):
+        if failed and click.button(
+            "Measure again", key=f"again-{slot}", help="Runs the circuit over the prompts once more."
+        ):
             del st.session_state[f"error-{slot}"]
             st.rerun()
         if not failed and job_panel.running(slot) is None:

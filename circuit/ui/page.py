@@ -145,11 +145,12 @@ def need_run() -> None:
     st.info("There is nothing to show yet: run attribution first, or open a ready example.")
     left, right, _ = st.columns([1, 1, 3])
     words = "Leads to 1 · Prompts, where a model and prompts are chosen."
-    if left.button("Set up a run", type="primary", width="stretch", help=words):
+    if click.button("Set up a run", key="need-run-prompts", at=left, type="primary", width="stretch", help=words):
         go(PROMPTS)
-    if right.button(
-        "Ready examples", width="stretch", help="Leads to the start page, with finished circuits a click away."
-    ):
+    if click.button(
+        "Ready examples", key="need-run-examples", at=right, width="stretch",
+        help="Leads to the start page, with finished circuits a click away.",
+    ):  # fmt: skip
         go(LANDING)
     st.stop()
 

@@ -17,7 +17,7 @@ from circuit.prompts import Encoded, PromptPair, mended
 from circuit.sanity import INTERVAL, PairResult, Summary, Verdict, listed, verdicts
 from circuit.tasks import CheckRequest, PromptReport
 from circuit.tokenizer import PromptTokenizer, visible
-from circuit.ui import explain, page, session, tokens
+from circuit.ui import click, explain, page, session, tokens
 from circuit.wording import counted
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -59,8 +59,9 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
                 "Do as the tokenizer does", width="stretch", on_click=session.reset_bos,
                 help="Leaves the choice of a BOS token to the tokenizer, which knows what the model was trained with.",
             )  # fmt: skip
-        if broken and st.button(
+        if broken and click.button(
             f"Remove the {len(broken)} broken row{'s' if len(broken) > 1 else ''}",
+            key="remove-broken",
             help="They are left out of runs in any case. The table as it was can be brought back.",
         ):
             left = tuple(pair for row, pair in enumerate(prompts.pairs) if row not in checked.problems)
@@ -90,9 +91,10 @@ def _finding(checked: Encoded, kind: str, rows: list[int], words: str) -> None:
     text, button = st.columns([6, 1.5], vertical_alignment="center")
     text.caption(finding_words(kind, rows, words))
     mends = kind == "duplicate" or any(f.mended for found in checked.findings for f in found if f.kind == kind)
-    if mends and button.button(
+    if mends and click.button(
         about.fix,
         key=f"fix-{kind}",
+        at=button,
         width="stretch",
         help="Mends all of these rows. What was there can be brought back.",
     ):

@@ -12,7 +12,7 @@ from circuit.prompt_files import MOST_BYTES, MOST_ROWS, check_size, read_file, r
 from circuit.prompts import PromptSet
 from circuit.templates import MOST_PAIRS, Template, lines_of, slots_of
 from circuit.tokenizer import visible
-from circuit.ui import page, session
+from circuit.ui import click, page, session
 from circuit.wording import counted
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
@@ -185,7 +185,10 @@ def _offer(prompts: PromptSet) -> None:
     words.markdown(f"**{counted(len(prompts), 'pair')}** in {page.plain(prompts.name)}")
     with fill:
         _fill_button(prompts)
-    if add.button("Add to it", width="stretch", disabled=not prompts.pairs, help="After the rows that are there."):
+    if click.button(
+        "Add to it", key="add", at=add, width="stretch", disabled=not prompts.pairs,
+        help="After the rows that are there.",
+    ):  # fmt: skip
         before = session.prompts()
         both = replace(before, pairs=(*before.pairs, *prompts.pairs))
         try:
@@ -197,5 +200,5 @@ def _offer(prompts: PromptSet) -> None:
 
 
 def _fill_button(prompts: PromptSet, label: str = "Fill the table") -> None:
-    if st.button(label, width="stretch", help="Replaces what is in the table; it can be brought back."):
+    if click.button(label, key="fill", width="stretch", help="Replaces what is in the table; it can be brought back."):
         session.replace_prompts(prompts)

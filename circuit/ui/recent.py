@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.ui import my_runs, page, session
+from circuit.ui import click, my_runs, page, session
 
 
 def recent_runs(limit: int = 5) -> None:
@@ -15,6 +15,6 @@ def recent_runs(limit: int = 5) -> None:
     st.subheader("Recent runs", anchor=False)
     for entry in entries[:limit]:
         label = f"{page.plain(entry.name)} · {entry.method} · {entry.date:%d %b %Y, %H:%M} UTC"
-        if st.button(label, key=f"open-{entry.id}", type="tertiary", icon=":material/history:"):
+        if click.button(label, key=f"open-{entry.id}", type="tertiary", icon=":material/history:"):
             page.go(page.SCORES if session.open_run(entry.id) else page.LANDING)
     st.page_link(page.RUNS, label=f"All {len(entries):,} runs" if len(entries) > limit else "5 · Runs")

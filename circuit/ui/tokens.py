@@ -25,7 +25,7 @@ from circuit.prompts import Encoded, PromptSet, encode
 from circuit.sanity import listed
 from circuit.tasks import ModelRequest, read_tokenizer
 from circuit.tokenizer import PromptTokenizer
-from circuit.ui import explain, job_panel, page, session
+from circuit.ui import click, explain, job_panel, page, session
 from circuit.wording import counted
 
 _MOST = 8
@@ -120,8 +120,9 @@ def say_what_is_used(*, apart: bool) -> None:
             f"prompts of one length: choose a preset 'of one length' on 1 · Prompts, or keep the "
             f"{those}. {explain.more('positions-apart')}"
         )
-        if st.button(
+        if click.button(
             f"Keep the {those}",
+            key="keep-one-length",
             help="Takes the other pairs out of the table. They can be brought back on 1 · Prompts.",
         ):
             kept = (row for row in checked.usable if len(checked.clean[row]) == length)

@@ -24,7 +24,7 @@ from circuit.prompts import PromptSet
 from circuit.runs import Run
 from circuit.sentences import edge_words, score_is
 from circuit.tasks import attribute
-from circuit.ui import explain, job_panel, page, session
+from circuit.ui import click, explain, job_panel, page, session
 
 EXAMPLE = EXAMPLES["teaching-ioi"]
 _SLOT = "tour"
@@ -134,7 +134,7 @@ def button(place: str) -> None:
         return
     step = left_at()
     label = f"Resume the tour, {step + 1} of {len(STEPS)}" if step else "Take the tour"
-    if st.button(
+    if click.button(
         label, key=f"tour-{place}", icon=":material/explore:", width="stretch",
         help=f"{len(STEPS)} short steps over a ready example: what the pages show, and how to read it. Your own "
         "prompts and run come back afterwards.",
@@ -165,7 +165,9 @@ def card(here: str) -> None:
         else:
             words, on, leave = st.columns([4, 1.5, 1.3], vertical_alignment="center")
             words.markdown(f"**The tour** is at step {at + 1} of {len(STEPS)}: {step.title.lower()}.")
-            if on.button("Go on with it", key="tour-on", width="stretch", help="Leads to the page of that step."):
+            if click.button(
+                "Go on with it", key="tour-on", at=on, width="stretch", help="Leads to the page of that step."
+            ):
                 _go(at)
             leave.button("Leave the tour", key="tour-leave", on_click=_leave, width="stretch", help=_LEAVE)
 
@@ -182,12 +184,12 @@ def _show(at: int, step: Step) -> None:
         st.markdown(step.words(run))
     last = at == len(STEPS) - 1
     with st.container(horizontal=True, vertical_alignment="center"):
-        if at and st.button("Back", key="tour-back", icon=":material/arrow_back:", help="One step back."):
+        if at and click.button("Back", key="tour-back", icon=":material/arrow_back:", help="One step back."):
             _go(at - 1)
         if last:
             st.button("Finish", key="tour-finish", type="primary", on_click=_finish, help="Ends the tour.")
         else:
-            if st.button(
+            if click.button(
                 "Next", key="tour-next", type="primary", icon=":material/arrow_forward:",
                 help=f"On to: {STEPS[at + 1].title.lower().removesuffix('?')}.",
             ):  # fmt: skip

@@ -23,7 +23,7 @@ from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
 from circuit.plots.lessons import Attempt, attempts_plot
 from circuit.pruning import live_edges, top_edges
-from circuit.ui import page
+from circuit.ui import click, page
 from circuit.ui.lessons import board
 from circuit.ui.lessons.asking import ask
 from circuit.wording import counted
@@ -84,8 +84,8 @@ def _lines(shown: list[int], picked: tuple[int, ...]) -> dict[int, Line]:
 
 def _buttons(rival: Rival, picked: tuple[int, ...]) -> None:
     measure_at, hint_at, clear_at = st.columns([1, 1.2, 0.7])
-    if measure_at.button(
-        "Measure", type="primary", key="lesson4_measure", disabled=not picked, width="stretch",
+    if click.button(
+        "Measure", at=measure_at, type="primary", key="lesson4_measure", disabled=not picked, width="stretch",
         help="Ablates every other edge, and adds a point to the plot.",
     ):  # fmt: skip
         st.session_state[_ASKED] = tuple(sorted(picked))

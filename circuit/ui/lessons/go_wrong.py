@@ -13,7 +13,7 @@ from circuit.prompts import Encoded, encode
 from circuit.pruning import top_edges
 from circuit.sanity import verdicts
 from circuit.tasks import CheckRequest, ModelRequest, check_prompts, read_tokenizer
-from circuit.ui import page, prompt_report, session
+from circuit.ui import click, page, prompt_report, session
 from circuit.ui.lessons.asking import ask
 from circuit.wording import counted
 
@@ -30,8 +30,8 @@ def draw() -> None:
         help="Each is a set that works, but for one thing.",
     )  # fmt: skip
     broken = BROKEN[key]
-    opened = button.button(
-        "Open in 1 · Prompts", key="lesson5_open", icon=":material/edit_note:", width="stretch",
+    opened = click.button(
+        "Open in 1 · Prompts", at=button, key="lesson5_open", icon=":material/edit_note:", width="stretch",
         help=f"With {title_of(broken.model)}; there most of this can be mended at a click.",
     )  # fmt: skip
     if opened:
