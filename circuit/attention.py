@@ -48,7 +48,7 @@ def attention_patterns(
     try:
         nobody = torch.zeros(0, dtype=torch.long, device=model.device)  # no logits are needed
         hook = (f"blocks.{layer}.attn.hook_pattern", keep)
-        model.logits(tokens, nobody, [hook], plain_attention=False)
+        model.logits(tokens, nobody, [hook], through_bridge=True)
     finally:
         config._attn_implementation = before
     return kept[0]

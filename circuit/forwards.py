@@ -12,10 +12,13 @@ from torch import Tensor
 @contextmanager
 def replaced_forwards(modules: Sequence[Any], forward_of: Callable[[Any], Callable[..., Tensor]]) -> Iterator[None]:
     """Let each module's `forward` be `forward_of(module)`, and be as before on leaving."""
+    before = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:
             object.__setattr__(module, "forward", forward_of(module))  # a bridge's own would set it on the original
         yield
     finally:
-        for module in modules:
+        for module, forward in zip(modules, before, strict=True):
             vars(module).pop("forward", None)
+            if forward is not None:
+                object.__setattr__(module, "forward", forward)

@@ -145,12 +145,12 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
             tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
         )
         model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos)
-        theirs, plain = (
-            (model.logits(tokens, last, plain_attention=plain).float() - expected).abs().max() / expected.abs().max()
-            for plain in (False, True)
+        theirs, ours = (
+            (model.logits(tokens, last, through_bridge=bridged).float() - expected).abs().max() / expected.abs().max()
+            for bridged in (True, False)
         )
     tolerance = 1e-2 if hf_model.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    error = max(theirs, plain / 5)  # a fused kernel rounds at other places
+    error = max(theirs, ours / 5)  # a fused kernel rounds at other places
     if error > tolerance:  # NaN, where the model itself overflows, is found when it is used
         raise ModelError(
             f"TransformerLens computes other logits than the model itself (off by {error:.1%} of the largest), so edge "

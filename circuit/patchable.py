@@ -17,20 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
 from circuit.errors import ModelError, PromptError
-from circuit.forwards import replaced_forwards
 from circuit.graph import EdgeGraph
 from circuit.products import linear_layers, quick_linears
-
-Hook = tuple[str, Callable[..., Tensor | None]]
+from circuit.unbridged import Hook, Unbridged
 
 SUPPORTED = {
     "gpt2": "GPT-2",
@@ -110,12 +108,10 @@ class PatchableModel:
     """
 
     def __init__(self, bridge: Any, seq_len: int | None = None, prepend_bos: bool | None = None) -> None:
-        config = bridge.original_model.config
-        check_supported(config)
-        if seq_len is not None and seq_len < 1:
-            raise ModelError(f"seq_len must be the number of tokens of the prompts, and is {seq_len}.")
+        check_supported(bridge.original_model.config)
         self.bridge = bridge.eval()
-        self.seq_len = seq_len
+        self._unbridged = Unbridged(bridge)
+        self._blocks = list(bridge.blocks)  # which are not in their places while the model runs
         self._weights: dict[int, LayerWeights] = {}
         self._linear_layers = linear_layers(bridge.original_model)
         self._parameters = list(bridge.parameters())
@@ -129,11 +125,14 @@ class PatchableModel:
         self.d_vocab: int = bridge.original_model.get_output_embeddings().weight.shape[0]
         self.n_ctx: int = cfg.n_ctx
         self.parallel = bool(cfg.parallel_attn_mlp)
-        self.graph = EdgeGraph(self.n_layers, self.n_heads, self.n_kv_heads, self.parallel, seq_len)
         self.shares_norm = not hasattr(bridge.blocks[0], "ln2")
-        for norm in self._norms():
-            # The same numbers as the model without hooks, in one fused step.
-            norm.use_native_layernorm_autograd = True
+        self._set_seq_len(seq_len)
+
+    def _set_seq_len(self, seq_len: int | None) -> None:
+        if seq_len is not None and seq_len < 1:
+            raise ModelError(f"seq_len must be the number of tokens of the prompts, and is {seq_len}.")
+        self.seq_len = seq_len
+        self.graph = EdgeGraph(self.n_layers, self.n_heads, self.n_kv_heads, self.parallel, seq_len)
 
     # --- what it is --------------------------------------------------------------------------------------------
 
@@ -161,19 +160,26 @@ class PatchableModel:
 
     def with_seq_len(self, seq_len: int | None) -> PatchableModel:
         """The same model with token positions kept apart, or added up. Weights are shared."""
-        return PatchableModel(self.bridge, seq_len, self.prepend_bos)
+        model = copy(self)
+        model._set_seq_len(seq_len)
+        return model
 
     def weights(self, layer: int) -> LayerWeights:
         """Views of the attention weights of a block, by head. Gradients do not reach them."""
         if layer not in self._weights:  # making the views takes as long as a small matrix product
-            attention = self.bridge.blocks[layer].attn
+            attention = self._blocks[layer].attn
             found = (getattr(attention, name, None) for name in LayerWeights._fields)
             self._weights[layer] = LayerWeights(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
         return self._weights[layer]
 
     def attention_norm(self, layer: int) -> Any:
         """The layer norm before the attention of a block."""
-        return self.bridge.blocks[layer].ln1.original_component
+        return self._blocks[layer].ln1.original_component
+
+    def normed_for_attention(self, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """x after the layer norm before the attention of a block. No hook is called, so hooks may call this."""
+        norm = self.attention_norm(layer)
+        return type(norm).forward(norm, x)
 
     # --- where to hook -----------------------------------------------------------------------------------------
 
@@ -185,6 +191,7 @@ class PatchableModel:
 
     embedding_hook = "blocks.0.hook_resid_pre"
     final_hook = "ln_final.hook_in"
+    unembedding_hook = "unembed.hook_in"
 
     @staticmethod
     def attention_hook(layer: int) -> str:
@@ -218,54 +225,49 @@ class PatchableModel:
         last: Int[Tensor, " batch"],
         hooks: Iterable[Hook] = (),
         *,
-        plain_attention: bool = True,
+        through_bridge: bool = False,
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after each prompt's last token, in the model's own precision.
 
         Only these are computed: the other positions are cut away before the unembedding, which would otherwise cost
-        more than the blocks of a small model. Hooks on attention scores and patterns need `plain_attention=False`.
+        more than the blocks of a small model.
+
+        It is the Hugging Face model that runs, with its own parts: see `circuit.unbridged`. Hooks that others have put
+        on the bridge are not called. `through_bridge` runs TransformerLens's components instead, for hooks on attention
+        scores and patterns.
         """
 
         def keep_last(x: Tensor, hook: object) -> Tensor:
             return at_last(x, last)
 
-        attention = self._plain_attention(tokens.shape[1]) if plain_attention else nullcontext()
+        hooks = [*hooks, (self.unembedding_hook, keep_last)]
+        if through_bridge:
+            running: AbstractContextManager[Any] = self.bridge.hooks(fwd_hooks=hooks)
+        else:
+            running = self._unbridged.hooked(hooks, tokens.shape)
         with (
-            attention,
-            self._plain_norms(),
+            nullcontext() if through_bridge else self._quickest_attention(tokens.shape[1]),
             quick_linears(self._linear_layers),
-            self.bridge.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", keep_last)]),
+            running,
         ):
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager
-    def _plain_attention(self, n_tokens: int) -> Iterator[None]:
-        """Hugging Face's own attention instead of TransformerLens's, which has more steps for hooks on scores and
-        patterns, that nobody uses here.
+    def _quickest_attention(self, n_tokens: int) -> Iterator[None]:
+        """PyTorch's fused kernel (sdpa), where the model knows it.
 
-        It is PyTorch's fused kernel (sdpa), but for short prompts in bfloat16 on the CPU: there the kernel's backward
-        pass takes up to seven times as long as plain products do (eager). In float32 these gain little, and keep more.
-
-        The projections before and after it are the bridge's either way, and their hooks fire. Where queries, keys and
-        values are one joint projection (GPT-2, GPT-NeoX), only TransformerLens tells them apart: its attention stays.
+        For short prompts in bfloat16 on the CPU its backward pass takes up to seven times as long as plain products do
+        (eager). In float32 these gain little, and keep more.
         """
-        config = self.bridge.original_model.config
-        before = config._attn_implementation
-        attentions = [block.attn for block in self.bridge.blocks]
-        replaced: list[Any] = [each for each in attentions if isinstance(each, PositionEmbeddingsAttentionBridge)]
+        model = self.bridge.original_model
+        before = model.config._attn_implementation
+        slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and n_tokens <= _SHORT
         try:
-            if replaced:
-                slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and n_tokens <= _SHORT
-                config._attn_implementation = "eager" if slow else "sdpa"
-            with replaced_forwards(replaced, lambda attention: attention.original_component.forward):
-                yield
+            if model._supports_sdpa:
+                model.config._attn_implementation = "eager" if slow else "sdpa"
+            yield
         finally:
-            config._attn_implementation = before
-
-    def _plain_norms(self) -> AbstractContextManager[None]:
-        """Hugging Face's own layer norms, with the hooks before and after them, and without TransformerLens's second
-        computation of the same norm for hooks on its scale, which nobody uses here."""
-        return replaced_forwards(list(self._norms()), _plain_norm)
+            model.config._attn_implementation = before
 
     @contextmanager
     def activations_only(self) -> Iterator[None]:
@@ -304,24 +306,10 @@ class PatchableModel:
                 f"The target has {dataset.target.shape[1]} entries a prompt, and the vocabulary {self.d_vocab}."
             )
 
-    def _norms(self) -> Iterator[Any]:
-        for block in self.bridge.blocks:
-            yield block.ln1
-            if not self.shares_norm:
-                yield block.ln2
-        yield self.bridge.ln_final
-
 
 def at_last(x: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 *rest"]:
     """What stands at each prompt's last token."""
     return x[torch.arange(len(last), device=x.device), last].unsqueeze(1)
-
-
-def _plain_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        return norm.hook_out(norm.original_component(norm.hook_in(x)))
-
-    return forward
 
 
 def count_parameters(config: Any) -> int:

@@ -307,7 +307,7 @@ def _run(
                 bases.append(stream.to(x).expand_as(current) if patch.from_ablated else current)
                 found: list[Tensor | None] = [None, None, None]
                 if patch.rows:
-                    normed = model.attention_norm(layer)(read(patch, circuit, current, stream.to(x)))
+                    normed = model.normed_for_attention(layer, read(patch, circuit, current, stream.to(x)))
                     found = _project(model, layer, patch.rows, normed, block)
                 for name, part in zip(names, found, strict=True):
                     projected[name].append(part)
@@ -340,7 +340,7 @@ def _run(
 
         def hook(x: Tensor, hook: object) -> Tensor:
             if model.shares_norm:  # x has been through the norm, with what attention reads
-                return model.attention_norm(layer)(branch(streams[layer], patches, stream))
+                return model.normed_for_attention(layer, branch(streams[layer], patches, stream))
             return branch(x, patches, stream)
 
         return model.mlp_hook(layer), hook

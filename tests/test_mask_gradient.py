@@ -667,7 +667,7 @@ def test_a_run_leaves_the_model_as_it_was(name: str, capfd: pytest.CaptureFixtur
     def fail(*args: Any) -> None:
         raise RuntimeError("in the middle")
 
-    handle = model.bridge.original_model.get_output_embeddings().register_forward_hook(fail)
+    handle = model.bridge.unembed.original_component.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         mask_gradient_prune_scores(model, loader(pairs, 2), mask_val=0.3)
     handle.remove()

@@ -8,15 +8,15 @@ from unittest.mock import Mock
 import pytest
 import torch
 import transformers
-from transformer_lens.model_bridge.generalized_components import PositionEmbeddingsAttentionBridge
 
 from circuit import memory, patchable
 from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import ModelError, PromptError
+from circuit.errors import ModelError, OptionError, PromptError
 from circuit.mask_gradient import mask_gradient_prune_scores
 from circuit.memory import automatic_batch_size, bytes_per_prompt, free_memory
 from circuit.models import wrap
-from circuit.patchable import SUPPORTED, Hook, PatchableModel, check_supported
+from circuit.patchable import SUPPORTED, PatchableModel, check_supported
+from circuit.unbridged import Hook
 from tests.small_models import ARCHITECTURES, D_VOCAB, VARIANTS, random_hf_model, random_model, shared_model, tokenizer
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -198,9 +198,22 @@ def test_parameters_are_counted_as_hugging_face_counts_them() -> None:
         assert random_model(name).n_parameters == random_hf_model(name).num_parameters()
 
 
+# --- running it ----------------------------------------------------------------------------------------------------
+
+
+def all_hook_points(model: PatchableModel) -> list[str]:
+    """Every hook point that the engine uses."""
+    layers = range(model.n_layers)
+    of_layers = [
+        (model.attention_hook(i), *model.head_input_hooks(i), model.head_output_hook(i), model.mlp_hook(i),
+         model.mlp_output_hook(i)) for i in layers
+    ]  # fmt: skip
+    return [model.embedding_hook, *(name for names in of_layers for name in names), model.final_hook]
+
+
 @pytest.mark.parametrize(("dtype", "short"), [(torch.float32, 9), (torch.bfloat16, 8), (torch.bfloat16, 9)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_plain_attention_computes_the_same_and_leaves_nothing_behind(
+def test_without_the_bridge_hooks_see_the_same_and_nothing_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, variant: str, dtype: torch.dtype, short: int
 ) -> None:
     monkeypatch.setattr(patchable, "_SHORT", short)
@@ -208,50 +221,102 @@ def test_plain_attention_computes_the_same_and_leaves_nothing_behind(
     model = shared_model(variant)
     if dtype != torch.float32:
         model = wrap(random_hf_model(name, **changes).to(dtype), tokenizer())
-    in_float32 = dtype == torch.float32
     fused = Mock(wraps=torch.nn.functional.scaled_dot_product_attention)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
     generator = torch.Generator().manual_seed(5)
     tokens, last = torch.randint(0, D_VOCAB, (3, 9), generator=generator), torch.tensor([8, 4, 8])
     config = model.bridge.original_model.config
+    parts = dict(model.bridge.original_model.named_modules())
     seen: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
 
     def keep(into: dict[str, torch.Tensor], name: str) -> Hook:
-        def hook(x: torch.Tensor, hook: object) -> None:
-            into[name] = x
+        def hook(x: torch.Tensor, hook: Any) -> None:
+            assert hook is model.bridge.hook_dict[name]
+            into[name] = x.clone()
 
         return name, hook
 
     logits = {}
-    for plain, kept in seen.items():
-        names = [*model.head_input_hooks(1 % model.n_layers), model.head_output_hook(0)]
-        hooks = [keep(kept, name) for name in names]
+    for bridged, kept in seen.items():
+        hooks = [keep(kept, name) for name in all_hook_points(model)]
         with torch.no_grad():
-            logits[plain] = model.logits(tokens, last, hooks, plain_attention=plain)
+            logits[bridged] = model.logits(tokens, last, hooks, through_bridge=bridged)
         assert config._attn_implementation == "eager"
-        assert not any("forward" in vars(block.attn) for block in model.bridge.blocks)
-    replaced = isinstance(model.bridge.blocks[0].attn, PositionEmbeddingsAttentionBridge)
-    assert fused.called == ((in_float32 or short < 9) and replaced)
-    same(logits[True], logits[False])
-    assert list(seen[True]) == list(seen[False])
-    for name, x in seen[False].items():
-        same(seen[True][name], x)
+        assert dict(model.bridge.original_model.named_modules()) == parts
+        assert not any("forward" in vars(part) for part in parts.values())
+    assert fused.called == ((dtype == torch.float32 or short < 9) and name != "gpt_neo")
+    same(logits[False], logits[True])
+    assert list(seen[False]) == all_hook_points(model)
+    assert set(seen[True]) == set(seen[False])
+    for at, x in seen[True].items():
+        same(seen[False][at], x)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_norms_are_computed_once_as_hugging_face_does_and_left_as_they_were(variant: str) -> None:
+def test_without_the_bridge_hooks_change_the_same(variant: str) -> None:
     model = shared_model(variant)
     tokens, last = torch.arange(14).view(2, 7), torch.tensor([6, 4])
-    plain = model.bridge.original_model(input_ids=tokens, use_cache=False).logits[[0, 1], last]
-    again: list[str] = []
-    names = [name for name in model.bridge.hook_dict if name.endswith(("ln1.hook_scale", "ln_final.hook_scale"))]
-    assert names
+    plain = model.logits(tokens, last)
+    for name in all_hook_points(model):
+        # in this order, and no norm undoes it
+        hooks: list[Hook] = [(name, lambda x, hook: x * torch.arange(x.shape[-1])), (name, lambda x, hook: x.flip(-1))]
+        with torch.no_grad():
+            ours, theirs = (model.logits(tokens, last, hooks, through_bridge=bridged) for bridged in (False, True))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(ours, plain)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_the_bridge_and_hooks_it_is_the_model_of_hugging_face(variant: str) -> None:
+    name, changes = VARIANTS[variant]
+    model = shared_model(variant)
+    tokens, last = torch.arange(14).view(2, 7), torch.tensor([6, 4])
+    plain = random_hf_model(name, **changes)(input_ids=tokens, use_cache=False).logits[[0, 1], last]
+    called: list[str] = []
 
     def watch(name: str) -> Hook:
-        return name, lambda x, hook: again.append(name)
+        return name, lambda x, hook: called.append(name)
 
-    with torch.no_grad(), model.bridge.hooks(fwd_hooks=[watch(name) for name in names]):
+    with torch.no_grad(), model.bridge.hooks(fwd_hooks=[watch("ln_final.hook_in"), watch("blocks.0.hook_out")]):
         torch.testing.assert_close(model.logits(tokens, last), plain)
-        assert not again
-        model.bridge(tokens)
-    assert sorted(again) == sorted(names)
+    assert not called  # the bridge's components had no part in it
+
+
+def test_hooks_inside_attention_need_the_bridge() -> None:
+    model = shared_model("llama")
+    seen: list[tuple[int, ...]] = []
+    hook: Hook = ("blocks.0.attn.hook_pattern", lambda x, hook: seen.append(tuple(x.shape)))
+    with pytest.raises(OptionError, match="hook_pattern' is not the input or output of a part"):
+        model.logits(TOKENS, torch.tensor([5, 5]), [hook])
+    model.logits(TOKENS, torch.tensor([5, 5]), [hook], through_bridge=True)
+    assert seen == [(2, 4, 6, 6)]
+
+
+def test_a_forward_of_a_parts_own_is_kept() -> None:
+    """As Accelerate sets it, for parts whose weights lie elsewhere."""
+    model = random_model("llama")
+    part = model.attention_norm(0)
+    before = part.forward
+    calls: list[torch.Size] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x.shape)
+        return before(x)
+
+    part.forward = forward
+    model.logits(TOKENS, torch.tensor([5, 5]), [(model.attention_hook(0), lambda x, hook: None)])
+    assert calls == [(2, 6, 32)]
+    assert part.forward is forward
+
+
+def test_a_pass_that_fails_leaves_the_bridge_in_its_place() -> None:
+    model = shared_model("gpt2")
+    parts = dict(model.bridge.original_model.named_modules())
+
+    def fail(x: torch.Tensor, hook: object) -> None:
+        raise ValueError("on the way")
+
+    with pytest.raises(ValueError, match="on the way"):
+        model.logits(TOKENS, torch.tensor([5, 5]), [(model.mlp_output_hook(1), fail)])
+    assert dict(model.bridge.original_model.named_modules()) == parts
+    assert not any("forward" in vars(part) for part in parts.values())
