@@ -72,7 +72,7 @@ class TokenBlock:
     def of(self, x: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "outer inner *rest"]:
         """This block of an activation, as a view. An axis of length 1 stands for all, and stays."""
         for axis, part in enumerate((self.prompts, self.positions)):
-            if x.shape[axis] > 1 or not part:
+            if len(part) != x.shape[axis] and (x.shape[axis] > 1 or not part):
                 x = x.narrow(axis, part.start, len(part))
         return x.transpose(0, 1) if self.positions_first else x
 

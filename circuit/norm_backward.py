@@ -10,6 +10,7 @@ gradient at its own query, key or value sent back through its own weights W, pas
 Rows of d_model numbers, one a head and token, are what takes time here, so little is done to them:
 
 - w and the first mean go into W, which is smaller: w g - mean(w g) = W' dL/dq, with W' = w W less its mean.
+- Queries, keys and values go through together: one step for all of them, and few steps a layer.
 - The last mean is known without looking at a row: mean(w g x_hat) = dL/dq . (W'.T x_hat) / d_model, and W'.T x_hat is
   the query that the forward pass computed, less what it adds to every token (the biases of norm and projection).
 """
@@ -17,6 +18,7 @@ Rows of d_model numbers, one a head and token, are what takes time here, so litt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -56,36 +58,36 @@ class NormBackward:
         self,
         gradients: Sequence[Float[Tensor, "batch pos heads d_head"]],
         values: Sequence[Float[Tensor, "batch pos heads d_head"]],
-        out: Sequence[Float[Tensor, "heads tokens d_model"]],
+        out: Float[Tensor, "rows tokens d_model"],
     ) -> None:
         """Gradients at queries, keys and values, and these themselves -> into `out`, the gradients at each head's own
-        query, key and value input before the norm."""
+        query, key and value input before the norm: a row a query head, then a key head, then a value head."""
+        gradient = self._joined(gradients).mul_(self._inverse_scale[..., None])
+        value = self._joined(values)
         w = self._weights
-        biases = w.b_Q, w.b_K, w.b_V
-        for gradient, value, W, bias, rows in zip(gradients, values, (w.W_Q, w.W_K, w.W_V), biases, out, strict=True):
-            self._project(self._block.of(gradient), self._block.of(value), W.to(rows), bias, rows)
-
-    def _project(
-        self,
-        gradient: Float[Tensor, "outer inner heads d_head"],
-        value: Float[Tensor, "outer inner heads d_head"],
-        W: Float[Tensor, "heads d_model d_head"],
-        bias: Float[Tensor, "heads d_head"] | None,
-        rows: Float[Tensor, "heads tokens d_model"],
-    ) -> None:
-        value = value.float()
-        if bias is not None:
-            value = value - bias.float()
-        if self._bias is not None:
-            value = value - torch.einsum("d,hde->he", self._bias, W.float())
-        gradient = gradient.float() * self._inverse_scale[..., None]
-        along = (gradient * value).sum(-1) / -W.shape[1]
-        if self._weight is not None:
-            W = W * self._weight[:, None].to(W)
+        matrices, biases = (w.W_Q, w.W_K, w.W_V), (w.b_Q, w.b_K, w.b_V)
+        W = out.new_empty(len(out), matrices[0].shape[-1], matrices[0].shape[1])  # their own layout: d_model last
+        starts = (0, len(w.W_Q), len(w.W_Q) + len(w.W_K), len(out))
+        for (start, end), matrix, bias in zip(pairwise(starts), matrices, biases, strict=True):
+            if bias is not None:
+                value[..., start:end, :] -= bias
+            if self._bias is not None:
+                value[..., start:end, :] -= matrix.mT.float() @ self._bias
+            if self._weight is None:
+                W[start:end] = matrix.mT
+            else:
+                torch.mul(matrix.mT, self._weight.to(out), out=W[start:end])
         if self._centers:
-            W = W - W.mean(1, keepdim=True)
-        batched(gradient.to(rows).permute(2, 0, 1, 3).flatten(1, 2), W.to(rows), out=rows)
-        rows.addcmul_(along.to(rows).permute(2, 0, 1).flatten(1)[..., None], self._x_hat.to(rows))
+            W -= W.mean(-1, keepdim=True)
+        along = (gradient * value).sum(-1) / -W.shape[-1]
+        batched(gradient.to(out).permute(2, 0, 1, 3).flatten(1, 2), W.mT, out=out)
+        out.addcmul_(along.to(out).permute(2, 0, 1).flatten(1)[..., None], self._x_hat.to(out))
+
+    def _joined(
+        self, parts: Sequence[Float[Tensor, "batch pos heads d_head"]]
+    ) -> Float[Tensor, "outer inner rows d_head"]:
+        """The block's queries, keys and values, in float32."""
+        return torch.cat([self._block.of(part) for part in parts], dim=-2).float()
 
     def vector(self, gradient: Float[Tensor, "batch pos d_model"], out: Float[Tensor, "tokens d_model"]) -> None:
         """A gradient at the norm's output -> into `out`, the gradient at its input."""

@@ -33,6 +33,9 @@ from transformers.pytorch_utils import Conv1D
 
 from circuit.forwards import replaced_forwards
 
+_SMALL = 5e6
+"""Multiplications of a matrix product below which MKL, which has one call for many products, is quicker."""
+
 
 def linear(
     x: Float[Tensor, "*rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None = None
@@ -64,12 +67,12 @@ def batched(
     out: Float[Tensor, "batch rows n_out"],
 ) -> None:
     """Write x[i] @ weight[i].T into out[i]. No gradients."""
-    if not _suits(x, weight):
+    if not _suits(x, weight) or weight[0].numel() * x.shape[1] < _SMALL:
         if x.device.type == "cpu" and x.dtype == torch.bfloat16:
             weight = _dense(weight)  # or PyTorch copies it, element by element
         torch.bmm(x, weight.mT, out=out)
         return
-    for one_x, one_weight, one_out in zip(x, weight, out, strict=True):
+    for one_x, one_weight, one_out in zip(x.contiguous(), weight, out, strict=True):
         one_out.copy_(_onednn(one_x, one_weight))
 
 

@@ -131,25 +131,26 @@ class ReadOut:
     ) -> None:
         """Write the gradient at every destination's own input into `out`."""
         model = self._model
-        rows = dict(zip((module.kind for module in stage), out.split([m.n_rows for m in stage]), strict=True))
+        first = {module.kind: sum(m.n_rows for m in stage[:i]) for i, module in enumerate(stage)}
         norm = None
         if layer < model.n_layers:
             norm = NormBackward(model, layer, done.attention_input[layer], block)
             names = model.head_input_hooks(layer)
             gradients, values = ([of[name] for name in names] for of in (done.gradients, done.head_inputs))
-            norm.heads(gradients, values, [rows["Q"], rows["K"], rows["V"]])
+            rows = slice(first["Q"], first["Q"] + model.n_heads + 2 * model.n_kv_heads)
+            norm.heads(gradients, values, out[rows])
         else:
-            self._copy(done.gradients[model.final_hook], block, rows["Final"])
-        if "MLP" in rows:
+            self._copy(done.gradients[model.final_hook], block, out[first["Final"]])
+        if "MLP" in first:
             mlp_layer = next(module.layer for module in stage if module.kind == "MLP")
             gradient = done.gradients[model.mlp_hook(mlp_layer)]
             if model.shares_norm and norm is not None:
-                norm.vector(gradient, rows["MLP"][0])
+                norm.vector(gradient, out[first["MLP"]])
             else:
-                self._copy(gradient, block, rows["MLP"])
+                self._copy(gradient, block, out[first["MLP"]])
 
     @staticmethod
-    def _copy(gradient: Tensor, block: TokenBlock, out: Float[Tensor, "1 tokens d_model"]) -> None:
+    def _copy(gradient: Tensor, block: TokenBlock, out: Float[Tensor, "tokens d_model"]) -> None:
         out.view(*block.shape, -1).copy_(block.of(gradient))
 
     def _differences(

@@ -23,6 +23,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: request.param)
+    monkeypatch.setattr(products, "_SMALL", 0)
     multiplied: list[Tensor] = []
     if request.param:
         real = torch.ops.mkldnn._linear_pointwise
