@@ -72,7 +72,7 @@ def batched(
             weight = _dense(weight)  # or PyTorch copies it, element by element
         torch.bmm(x, weight.mT, out=out)
         return
-    for one_x, one_weight, one_out in zip(x.contiguous(), weight, out, strict=True):
+    for one_x, one_weight, one_out in zip(x, weight, out, strict=True):
         one_out.copy_(_onednn(one_x, one_weight))
 
 
