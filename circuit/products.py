@@ -33,8 +33,9 @@ from transformers.pytorch_utils import Conv1D
 
 from circuit.forwards import replaced_forwards
 
-_SMALL = 5e6
-"""Multiplications of a matrix product below which MKL, which has one call for many products, is quicker."""
+_SMALL, _SMALL_OF_MANY = 1e6, 5e6
+"""Multiplications of a matrix product below which MKL is quicker, since oneDNN takes longer to begin; and of one among
+many, which MKL does in one call."""
 
 
 def linear(
@@ -42,7 +43,8 @@ def linear(
 ) -> Float[Tensor, "*rows n_out"]:
     """x @ weight.T + bias, once differentiable. Where weight or bias require gradients, PyTorch's own, so that they get
     them."""
-    if not _suits(x, weight) or (torch.is_grad_enabled() and _any_requires_grad(weight, bias)):
+    small = weight.shape[0] * x.numel() < _SMALL
+    if small or not _suits(x, weight) or (torch.is_grad_enabled() and _any_requires_grad(weight, bias)):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
@@ -67,7 +69,7 @@ def batched(
     out: Float[Tensor, "batch rows n_out"],
 ) -> None:
     """Write x[i] @ weight[i].T into out[i]. No gradients."""
-    if not _suits(x, weight) or weight[0].numel() * x.shape[1] < _SMALL:
+    if not _suits(x, weight) or weight[0].numel() * x.shape[1] < _SMALL_OF_MANY:
         if x.device.type == "cpu" and x.dtype == torch.bfloat16:
             weight = _dense(weight)  # or PyTorch copies it, element by element
         torch.bmm(x, weight.mT, out=out)

@@ -24,6 +24,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         pytest.skip("this build of PyTorch has no oneDNN")
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: request.param)
     monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(products, "_SMALL_OF_MANY", 0)
     multiplied: list[Tensor] = []
     if request.param:
         real = torch.ops.mkldnn._linear_pointwise
@@ -149,6 +150,26 @@ def test_products_in_bfloat16_on_the_cpu_are_given_weights_without_gaps(monkeypa
     assert all(y.is_contiguous() or y.mT.is_contiguous() for y in given)
     assert len(given) == 1
     torch.testing.assert_close(out, torch.einsum("bri,boi->bro", x.float(), weight.float()).bfloat16())
+
+
+def test_what_is_small_is_left_to_the_library_that_begins_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    multiplied: list[torch.Size] = []
+
+    def listed(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        multiplied.append(x.shape)
+        return x @ weight.T
+
+    monkeypatch.setattr(products, "_onednn", listed)
+    x, weight, out = random(2, 50, 64), random(2, 300, 64), torch.empty(2, 50, 300)
+    linear(x[0, :9], weight[0])
+    batched(x, weight, out)
+    torch.testing.assert_close(out, x @ weight.mT)
+    assert not multiplied
+    linear(random(60, 64), weight[0])
+    assert multiplied == [(60, 64)]
+    batched(random(2, 300, 64), weight, torch.empty(2, 300, 300))
+    assert multiplied == [(60, 64), (300, 64), (300, 64)]
 
 
 def test_layers_are_as_before_after_an_error(onednn: list[Tensor]) -> None:
