@@ -200,5 +200,7 @@ def _offer(prompts: PromptSet) -> None:
 
 
 def _fill_button(prompts: PromptSet, label: str = "Fill the table") -> None:
-    if click.button(label, key="fill", width="stretch", help="Replaces what is in the table; it can be brought back."):
+    if click.button(
+        label, key=f"fill-{label}", width="stretch", help="Replaces what is in the table; it can be brought back."
+    ):
         session.replace_prompts(prompts)
