@@ -99,6 +99,7 @@ class PatchableModel:
     Args:
         bridge: A TransformerLens `TransformerBridge`, as `boot_transformers` returns it. It is put into evaluation
             mode; its weights are not touched.
+            Hooks that others have put on it are not called.
         seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
             position. None adds the positions up.
         prepend_bos: Whether text prompts of this model start with a BOS token; None takes TransformerLens's default.

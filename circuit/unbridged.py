@@ -9,6 +9,10 @@ hooks are called between them, at the places of the bridge's hook points and on 
     with unbridged.hooked([("blocks.0.attn.hook_q", hook)], tokens.shape):
         logits = bridge.original_model(input_ids=tokens).logits
 
+Where queries, keys and values are one joint projection (GPT-2, GPT-NeoX), the bridge keeps a linear layer for each, and
+these run in its place: edge scores read their weights, and they may differ from the joint ones, in a bridge whose
+weights were processed (`enable_compatibility_mode`) or edited.
+
 Only hook points that are the input or output of a part have a place here. Attention scores and patterns are
 intermediate results of TransformerLens's own attention, and hooks on them need the bridge.
 """
@@ -59,6 +63,8 @@ class Unbridged:
     def __init__(self, bridge: Any) -> None:
         self._components = list(_components(bridge.original_model))
         self._axis_of_kind = _AXIS_OF_KIND.get(bridge.original_model.config.model_type)
+        self._joints = _joints(bridge)
+        self._d_head: int = bridge.cfg.d_head
         at = _places(bridge)
         self._places = {name: at[id(point)] for name, point in bridge.hook_dict.items() if id(point) in at}
 
@@ -73,7 +79,7 @@ class Unbridged:
         Raises:
             OptionError: A hook point that is not the input or output of a part.
         """
-        calls: dict[Any, _Calls] = {}
+        calls: dict[Any, _Calls] = {joint: [] for joint in self._joints}
         for name, hook in hooks:
             if name not in self._places:
                 raise OptionError(f"The hook point '{name}' is not the input or output of a part of this model.")
@@ -98,18 +104,16 @@ class Unbridged:
                 inputs = (_call(before, inputs[0], shape), *inputs[1:])
             elif before:
                 others["hidden_states"] = _call(before, others["hidden_states"], shape)
-            output = inner(*inputs, **others)
-            if joint:
-                output = self._call_by_kind(joint, output)
+            output = self._apart(part, inputs[0], joint) if part in self._joints else inner(*inputs, **others)
             return _call(after, output, shape) if after else output
 
         return forward
 
-    def _call_by_kind(self, calls: _Calls, projected: Tensor) -> Tensor:
-        """Call the hooks on queries, keys and values of a joint projection, and join what they leave."""
-        axis, d_head = self._axis_of_kind, calls[0][0].d_head
+    def _apart(self, part: Any, x: Tensor, calls: _Calls) -> Tensor:
+        """Queries, keys and values, each by a layer of its own, with hooks called on them; joined as the part does."""
+        axis, heads = self._axis_of_kind, (-1, self._d_head)
         assert axis is not None
-        kinds = list(projected.unflatten(-1, (3, -1, d_head) if axis == -3 else (-1, 3, d_head)).unbind(axis))
+        kinds = [layer(x).unflatten(-1, heads) for layer in self._joints[part]]
         for place, hook in calls:
             found = hook(kinds[place.kind], hook=place.point)
             kinds[place.kind] = kinds[place.kind] if found is None else found
@@ -155,6 +159,17 @@ def _places(bridge: Any) -> dict[int, _Place]:
                 places[id(point)] = _Place(joint, "joint", kind, _d_head(point), point)
                 places.pop(id(component.hook_in), None)  # a part that TransformerLens made, and only it runs
     return places
+
+
+def _joints(bridge: Any) -> dict[Any, list[Any]]:
+    """The joint projections of queries, keys and values, and the bridge's layers for each of the three."""
+    return {
+        attention.qkv._modules["_original_component"]: [
+            component._modules["_original_component"] for component in (attention.q, attention.k, attention.v)
+        ]
+        for attention in bridge.modules()
+        if isinstance(attention, JointQKVAttentionBridge)
+    }
 
 
 def _d_head(point: Any) -> int | None:

@@ -282,6 +282,23 @@ def test_without_the_bridge_and_hooks_it_is_the_model_of_hugging_face(variant: s
     assert not called  # the bridge's components had no part in it
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("change", ["processed", "edited"])
+def test_weights_that_were_changed_in_the_bridge_are_those_that_run(name: str, change: str) -> None:
+    bridge = random_model(name).bridge
+    if change == "processed":
+        bridge.enable_compatibility_mode()
+    model = PatchableModel(bridge)
+    last = torch.tensor([5, 5])
+    with torch.no_grad():
+        before = model.logits(TOKENS, last)
+        if change == "edited":
+            bridge.blocks[0].attn.q.original_component.weight.zero_()
+        ours, theirs = (model.logits(TOKENS, last, through_bridge=bridged) for bridged in (False, True))
+    torch.testing.assert_close(ours.log_softmax(-1), theirs.log_softmax(-1), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(ours, before) == (change == "processed")
+
+
 def test_hooks_inside_attention_need_the_bridge() -> None:
     model = shared_model("llama")
     seen: list[tuple[int, ...]] = []
