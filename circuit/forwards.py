@@ -15,10 +15,11 @@ def replaced_forwards(modules: Sequence[Any], forward_of: Callable[[Any], Callab
     before = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:
-            object.__setattr__(module, "forward", forward_of(module))  # a bridge's own would set it on the original
+            vars(module)["forward"] = forward_of(module)
         yield
     finally:
         for module, forward in zip(modules, before, strict=True):
-            vars(module).pop("forward", None)
-            if forward is not None:
-                object.__setattr__(module, "forward", forward)
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                vars(module)["forward"] = forward

@@ -18,7 +18,6 @@ Rows of d_model numbers, one a head and token, are what takes time here, so litt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -67,16 +66,17 @@ class NormBackward:
         w = self._weights
         matrices, biases = (w.W_Q, w.W_K, w.W_V), (w.b_Q, w.b_K, w.b_V)
         W = out.new_empty(len(out), matrices[0].shape[-1], matrices[0].shape[1])  # their own layout: d_model last
-        starts = (0, len(w.W_Q), len(w.W_Q) + len(w.W_K), len(out))
-        for (start, end), matrix, bias in zip(pairwise(starts), matrices, biases, strict=True):
+        n_heads = [len(matrix) for matrix in matrices]
+        by_kind = zip(W.split(n_heads), value.split(n_heads, dim=-2), matrices, biases, strict=True)
+        for scaled, without_biases, matrix, bias in by_kind:
             if bias is not None:
-                value[..., start:end, :] -= bias
+                without_biases.sub_(bias)
             if self._bias is not None:
-                value[..., start:end, :] -= matrix.mT.float() @ self._bias
+                without_biases.sub_(matrix.mT.float() @ self._bias)
             if self._weight is None:
-                W[start:end] = matrix.mT
+                scaled.copy_(matrix.mT)
             else:
-                torch.mul(matrix.mT, self._weight.to(out), out=W[start:end])
+                torch.mul(matrix.mT, self._weight.to(out), out=scaled)
         if self._centers:
             W -= W.mean(-1, keepdim=True)
         along = (gradient * value).sum(-1) / -W.shape[-1]

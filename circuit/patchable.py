@@ -1,14 +1,14 @@
 """A transformer whose edges can be scored and patched.
 
     PatchableModel   wraps a TransformerLens bridge: edges, weights, hook names, a forward pass to the last logits
-    Reader           one place where a block reads the residual stream
+    LayerWeights     the attention weights of one block
 
     bridge = TransformerBridge.boot_transformers("gpt2")
     model = PatchableModel(bridge)
     logits = model.logits(batch.clean, batch.last)      # [batch, d_vocab]
 
-The bridge gives every supported architecture the same hook points, with the same shapes; nothing in this package looks
-at an architecture's own modules. What the engine needs of one is that its residual stream is the plain sum of the
+The bridge gives every supported architecture the same hook points, with the same shapes; only `unbridged` looks at the
+parts behind them. What the engine needs of an architecture is that its residual stream is the plain sum of the
 embedding, every head's output, every MLP's output, and constant biases. `check_supported` refuses models where that
 does not hold.
 """
@@ -16,7 +16,7 @@ does not hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -98,8 +98,7 @@ class PatchableModel:
 
     Args:
         bridge: A TransformerLens `TransformerBridge`, as `boot_transformers` returns it. It is put into evaluation
-            mode; its weights are not touched.
-            Hooks that others have put on it are not called.
+            mode; its weights are not touched, and hooks that others have put on it are not called.
         seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
             position. None adds the positions up.
         prepend_bos: Whether text prompts of this model start with a BOS token; None takes TransformerLens's default.
@@ -242,16 +241,14 @@ class PatchableModel:
             return at_last(x, last)
 
         hooks = [*hooks, (self.unembedding_hook, keep_last)]
-        if through_bridge:
-            running: AbstractContextManager[Any] = self.bridge.hooks(fwd_hooks=hooks)
-        else:
-            running = self._unbridged.hooked(hooks, tokens.shape)
-        with (
-            nullcontext() if through_bridge else self._quickest_attention(tokens.shape[1]),
-            quick_linears(self._linear_layers),
-            running,
-        ):
+        running = self.bridge.hooks(fwd_hooks=hooks) if through_bridge else self._without_bridge(hooks, tokens.shape)
+        with quick_linears(self._linear_layers), running:
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
+
+    @contextmanager
+    def _without_bridge(self, hooks: Iterable[Hook], shape: torch.Size) -> Iterator[None]:
+        with self._quickest_attention(shape[1]), self._unbridged.hooked(hooks, shape):
+            yield
 
     @contextmanager
     def _quickest_attention(self, n_tokens: int) -> Iterator[None]:

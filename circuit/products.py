@@ -69,7 +69,7 @@ def batched(
     out: Float[Tensor, "batch rows n_out"],
 ) -> None:
     """Write x[i] @ weight[i].T into out[i]. No gradients."""
-    if not _suits(x, weight) or weight[0].numel() * x.shape[1] < _SMALL_OF_MANY:
+    if not _suits(x, weight) or weight.shape[1:].numel() * x.shape[1] < _SMALL_OF_MANY:
         if x.device.type == "cpu" and x.dtype == torch.bfloat16:
             weight = _dense(weight)  # or PyTorch copies it, element by element
         torch.bmm(x, weight.mT, out=out)

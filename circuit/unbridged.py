@@ -3,7 +3,7 @@
 A bridge puts a component in the place of every part of the model, with hook points before and after. Going through
 them, and looking hook points up by name, takes two to three times as long as launching a pass of the model itself,
 which is what a pass of a small model takes on a GPU. Here the parts are back in their places while a pass runs, and
-hooks are called between them, at the places of the bridge's hook points and on tensors of the same shape:
+hooks are called between them, where the bridge has its hook points:
 
     unbridged = Unbridged(bridge)
     with unbridged.hooked([("blocks.0.attn.hook_q", hook)], tokens.shape):
@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,11 +42,10 @@ _AXIS_OF_KIND = {"gpt2": -3, "gpt_neox": -2}
 
 
 class _Place(NamedTuple):
-    """Where a hook point is: before or after a part; or on queries (0), keys (1) or values (2) of a joint one."""
+    """Where a hook point is: before or after a part. `d_head`: the size of heads, where hooks see them apart."""
 
     part: Any
-    side: Literal["before", "after", "joint"]
-    kind: int
+    before: bool
     d_head: int | None
     point: Any
 
@@ -62,11 +62,18 @@ class Unbridged:
 
     def __init__(self, bridge: Any) -> None:
         self._components = list(_components(bridge.original_model))
-        self._axis_of_kind = _AXIS_OF_KIND.get(bridge.original_model.config.model_type)
-        self._joints = _joints(bridge)
         self._d_head: int = bridge.cfg.d_head
-        at = _places(bridge)
-        self._places = {name: at[id(point)] for name, point in bridge.hook_dict.items() if id(point) in at}
+        joints = [component for *_, component in self._components if isinstance(component, JointQKVAttentionBridge)]
+        self._axis_of_kind = _AXIS_OF_KIND[bridge.original_model.config.model_type] if joints else 0
+        self._apart = {_part(each.qkv): [_part(each.q), _part(each.k), _part(each.v)] for each in joints}
+        places = {}
+        for component in bridge.modules():
+            # one without a name stands for several parts, and takes the block around them for its own
+            if isinstance(component, GeneralizedComponent) and component.name is not None:
+                for before, point in ((True, component.hook_in), (False, component.hook_out)):
+                    d_head = getattr(point.hook_conversion, "d_head", None)
+                    places[id(point)] = _Place(_part(component), before, d_head, point)
+        self._places = {name: places[id(point)] for name, point in bridge.hook_dict.items() if id(point) in places}
 
     @contextmanager
     def hooked(self, hooks: Iterable[Hook], shape: Sequence[int]) -> Iterator[None]:
@@ -79,7 +86,7 @@ class Unbridged:
         Raises:
             OptionError: A hook point that is not the input or output of a part.
         """
-        calls: dict[Any, _Calls] = {joint: [] for joint in self._joints}
+        calls: dict[Any, _Calls] = {joint: [] for joint in self._apart}
         for name, hook in hooks:
             if name not in self._places:
                 raise OptionError(f"The hook point '{name}' is not the input or output of a part of this model.")
@@ -87,7 +94,7 @@ class Unbridged:
             calls.setdefault(place.part, []).append((place, hook))
         try:
             for parent, name, component in self._components:
-                parent._modules[name] = component._modules["_original_component"]
+                parent._modules[name] = _part(component)
             with replaced_forwards(list(calls), lambda part: self._forward(part, calls[part], tuple(shape))):
                 yield
         finally:
@@ -96,28 +103,23 @@ class Unbridged:
 
     def _forward(self, part: Any, calls: _Calls, shape: tuple[int, ...]) -> Callable[..., Any]:
         """The part's forward, with hooks called before and after it."""
-        inner = part.forward
-        before, after, joint = ([c for c in calls if c[0].side == side] for side in ("before", "after", "joint"))
+        inner = partial(self._joined, self._apart[part]) if part in self._apart else part.forward
+        before, after = ([call for call in calls if call[0].before == side] for side in (True, False))
 
         def forward(*inputs: Any, **others: Any) -> Any:
             if before and inputs:
                 inputs = (_call(before, inputs[0], shape), *inputs[1:])
             elif before:
                 others["hidden_states"] = _call(before, others["hidden_states"], shape)
-            output = self._apart(part, inputs[0], joint) if part in self._joints else inner(*inputs, **others)
+            output = inner(*inputs, **others)
             return _call(after, output, shape) if after else output
 
         return forward
 
-    def _apart(self, part: Any, x: Tensor, calls: _Calls) -> Tensor:
-        """Queries, keys and values, each by a layer of its own, with hooks called on them; joined as the part does."""
-        axis, heads = self._axis_of_kind, (-1, self._d_head)
-        assert axis is not None
-        kinds = [layer(x).unflatten(-1, heads) for layer in self._joints[part]]
-        for place, hook in calls:
-            found = hook(kinds[place.kind], hook=place.point)
-            kinds[place.kind] = kinds[place.kind] if found is None else found
-        return torch.stack(kinds, axis).flatten(-3)
+    def _joined(self, layers: Sequence[Any], x: Tensor) -> Tensor:
+        """What a joint projection makes of x, by a layer each for queries, keys and values."""
+        kinds = [layer(x).unflatten(-1, (-1, self._d_head)) for layer in layers]
+        return torch.stack(kinds, self._axis_of_kind).flatten(-3)
 
 
 def _call(calls: _Calls, x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -136,42 +138,13 @@ def _call(calls: _Calls, x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _components(module: Any) -> Iterator[tuple[Any, str, Any]]:
     """Every place in the model where a bridge's component stands for a part: the parent, the name, the component."""
     for name, child in module._modules.items():
-        if isinstance(child, GeneralizedComponent) and child._modules.get("_original_component") is not None:
+        if isinstance(child, GeneralizedComponent) and _part(child) is not None:
             yield module, name, child
-            yield from _components(child._modules["_original_component"])
+            yield from _components(_part(child))
         elif child is not None:
             yield from _components(child)
 
 
-def _places(bridge: Any) -> dict[int, _Place]:
-    """The places of all hook points that are the input or output of a part, by the hook point's id."""
-    places: dict[int, _Place] = {}
-    for component in bridge.modules():
-        if isinstance(component, GeneralizedComponent) and "_original_component" in component._modules:
-            part = component._modules["_original_component"]
-            for side, point in (("before", component.hook_in), ("after", component.hook_out)):
-                places[id(point)] = _Place(part, side, 0, _d_head(point), point)  # type: ignore[arg-type]
-    for attention in bridge.modules():
-        if isinstance(attention, JointQKVAttentionBridge):
-            joint = attention.qkv._modules["_original_component"]
-            for kind, component in enumerate((attention.q, attention.k, attention.v)):
-                point = component.hook_out
-                places[id(point)] = _Place(joint, "joint", kind, _d_head(point), point)
-                places.pop(id(component.hook_in), None)  # a part that TransformerLens made, and only it runs
-    return places
-
-
-def _joints(bridge: Any) -> dict[Any, list[Any]]:
-    """The joint projections of queries, keys and values, and the bridge's layers for each of the three."""
-    return {
-        attention.qkv._modules["_original_component"]: [
-            component._modules["_original_component"] for component in (attention.q, attention.k, attention.v)
-        ]
-        for attention in bridge.modules()
-        if isinstance(attention, JointQKVAttentionBridge)
-    }
-
-
-def _d_head(point: Any) -> int | None:
-    """The size of heads, where hooks see them apart."""
-    return getattr(point.hook_conversion, "d_head", None)
+def _part(component: Any) -> Any:
+    """What a bridge's component stands for."""
+    return component._modules.get("_original_component")

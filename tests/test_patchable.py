@@ -309,6 +309,12 @@ def test_hooks_inside_attention_need_the_bridge() -> None:
     assert seen == [(2, 4, 6, 6)]
 
 
+def test_a_component_that_stands_for_no_part_of_its_own_has_no_place() -> None:
+    """OPT has no MLP module: TransformerLens's component for it stands for two layers of the block."""
+    with pytest.raises(OptionError, match=r"mlp\.hook_in' is not the input or output of a part"):
+        shared_model("opt").logits(TOKENS, torch.tensor([5, 5]), [("blocks.0.mlp.hook_in", lambda x, hook: None)])
+
+
 def test_a_forward_of_a_parts_own_is_kept() -> None:
     """As Accelerate sets it, for parts whose weights lie elsewhere."""
     model = random_model("llama")
@@ -333,7 +339,10 @@ def test_a_pass_that_fails_leaves_the_bridge_in_its_place() -> None:
     def fail(x: torch.Tensor, hook: object) -> None:
         raise ValueError("on the way")
 
+    component = model.bridge.blocks[1].mlp
+    assert component in parts.values()
     with pytest.raises(ValueError, match="on the way"):
         model.logits(TOKENS, torch.tensor([5, 5]), [(model.mlp_output_hook(1), fail)])
+    assert component in model.bridge.original_model.modules()
     assert dict(model.bridge.original_model.named_modules()) == parts
     assert not any("forward" in vars(part) for part in parts.values())
