@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.catalogue import is_here, offered, title_of
-from circuit.examples import EXAMPLES, Example
+from circuit.jobs.attribute import attribute
+from circuit.models.catalogue import is_here, offered, title_of
 from circuit.plots.landing import DESCRIBED, PICTURES
-from circuit.runs import Run
-from circuit.tasks import attribute
-from circuit.ui import click, job_panel, page, recent, session, tour
-from circuit.ui.server import computing_on
+from circuit.runs.examples import EXAMPLES, Example
+from circuit.runs.run import Run
+from circuit.ui.frame import click, job_panel, navigation, page, recent, session, tour
+from circuit.ui.frame.server import computing_on
 
 page.begin(
     "Edgescope",
@@ -32,7 +32,7 @@ def show_circuit(run: Run) -> None:
     """The page that draws the finished run, at the size that its example is best seen at."""
     sizes = [example.size for example in EXAMPLES.values() if example.config == run.config and example.size is not None]
     size = {"edges": str(sizes[0])} if sizes else {}
-    st.switch_page(page.CIRCUIT, query_params=page.parameters(page.CIRCUIT) | size)
+    st.switch_page(navigation.CIRCUIT, query_params=navigation.parameters(navigation.CIRCUIT) | size)
 
 
 def card(example: Example) -> None:
@@ -90,13 +90,17 @@ if run is not None:
 st.subheader("Or your own", anchor=False)
 steps = (
     (
-        page.PROMPTS,
+        navigation.PROMPTS,
         "1. Prompts",
         "Choose a model, and pairs of prompts that differ in one thing only.",
     ),
-    (page.ATTRIBUTE, "2. Attribute", "Choose how importance is measured, and score every edge."),
-    (page.SCORES, "3. Scores", "See where in the model the strong edges are."),
-    (page.CIRCUIT, "4. Circuit", "Keep the strongest edges only, and measure whether the model still does the task."),
+    (navigation.ATTRIBUTE, "2. Attribute", "Choose how importance is measured, and score every edge."),
+    (navigation.SCORES, "3. Scores", "See where in the model the strong edges are."),
+    (
+        navigation.CIRCUIT,
+        "4. Circuit",
+        "Keep the strongest edges only, and measure whether the model still does the task.",
+    ),
 )
 for column, (target, label, words) in zip(st.columns(4), steps, strict=True):
     with column, st.container(border=True, height=150):

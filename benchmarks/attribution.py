@@ -18,8 +18,8 @@ EAP is also measured with token positions kept apart, and with scores a prompt.
 Clean and corrupt prompts are random tokens, different from the first on: the most work there can be. Where a case says
 "same up to 9", they are the same before position 9, as prompts of the IOI preset are, and nothing can score there.
 
-Where the engine's matrix products are not PyTorch's own (see `circuit.products`), the plain model's passes are also
-timed with the engine's products: a second floor, which shows what attribution itself costs beside the passes.
+Where the engine's matrix products are not PyTorch's own (see `circuit.engine.matmul`), the plain model's passes are
+also timed with the engine's products: a second floor, which shows what attribution itself costs beside the passes.
 
 Floors and engine alternate in one process, and ratios are taken of each neighbouring pair, so that whatever else the
 machine does falls on all. Memory is measured apart, in a fresh process each: on the CPU the growth of the resident set
@@ -51,13 +51,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.resident_set import ResidentSet
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.mask_gradient import prompt_scores, score_edges
-from circuit.method import Method
-from circuit.models import load_model, wrap
-from circuit.patchable import PatchableModel
-from circuit.products import linear_layers, quick_linears
-from circuit.read_out import precision
+from circuit.edges.method import Method
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.mask_gradient import prompt_scores, score_edges
+from circuit.engine.matmul import linear_layers, quick_linears
+from circuit.engine.model import PatchableModel
+from circuit.engine.score_product import precision
+from circuit.models.load import load_model, wrap
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4

@@ -18,13 +18,14 @@ from dataclasses import replace
 import torch
 
 from benchmarks.resident_set import ResidentSet
-from circuit.calibration import measure
-from circuit.estimate import Work
-from circuit.method import Method
-from circuit.presets import PRESETS
-from circuit.prompts import encode
-from circuit.runs import RunConfig
-from circuit.tasks import attribute, models
+from circuit.edges.method import Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.calibrate import measure
+from circuit.jobs.estimate import Work
+from circuit.jobs.load import models
+from circuit.prompts.encode import encode
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
 
 METHODS = {"EAP": Method(), "IG, N = 5": Method(mask_val=None, integrated_grad_samples=5)}
 PROMPTS = {"teaching": "teaching-ioi", "smollm2-135m": "ioi-many"}

@@ -32,15 +32,17 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.attribution import last_logits, machine, plain_model, quartiles
-from circuit.dataset import PromptDataLoader
-from circuit.faithfulness import Curve, curve_sizes
-from circuit.measuring import MeasureRequest, find_smallest, measure, measure_all
-from circuit.memory import ready
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.prompts import encode
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute, models
+from circuit.edges.method import AblationType, Method
+from circuit.engine.batches import ready
+from circuit.engine.dataset import PromptDataLoader
+from circuit.jobs.attribute import attribute
+from circuit.jobs.load import models
+from circuit.jobs.measure import MeasureRequest, find_smallest, measure, measure_all
+from circuit.prompts.encode import encode
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.faithfulness import Curve, curve_sizes
+from circuit.runs.run import Run
 
 PROMPTS = {"smollm2-135m": "ioi-many", "teaching": "teaching-ioi"}
 METHODS = {

@@ -31,15 +31,16 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
+from circuit.edges.filter import EdgeFilter, strongest_of
+from circuit.edges.ranking import edge_table
+from circuit.edges.subgraph import circuit_graph, live_edges
+from circuit.jobs.attribute import attribute
 from circuit.plots.graph_svg import graph_svg
 from circuit.plots.heatmap import block_heatmap, layer_heatmap
 from circuit.plots.layout import circuit_layout, next_step
 from circuit.plots.matrix import score_matrix
-from circuit.pruning import circuit_graph, edge_table, live_edges
-from circuit.runs import Run
-from circuit.selection import EdgeFilter, strongest_of
-from circuit.tasks import attribute
-from circuit.ui.session import EXAMPLE
+from circuit.runs.run import Run
+from circuit.ui.frame.session import EXAMPLE
 
 ROOT = Path(__file__).parent.parent
 WIDTH, HEIGHT = 1366, 768

@@ -46,9 +46,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.attribution import CASES, Case, engine, in_fresh_process, machine, peak_memory, plain_model, table
 from benchmarks.attribution import seconds as time_of
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.mask_gradient import PruneScores, mask_gradient_prune_scores
-from circuit.patchable import PatchableModel
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.mask_gradient import mask_gradient_prune_scores
+from circuit.engine.model import PatchableModel, PruneScores
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIKE = 1e-3

@@ -34,15 +34,17 @@ from typing import Any
 
 import numpy as np
 
-from circuit.drafts import Draft, save_draft
-from circuit.models import load_tokenizer
-from circuit.presets import PRESETS
-from circuit.prompt_checks import check_pair
-from circuit.prompt_files import FORMATS, read_file, write
-from circuit.prompts import PromptPair, PromptSet, encode
-from circuit.sanity import PairResult
-from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
-from circuit.ui.prompt_report import settings_of
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.load import ModelRequest, describe_model
+from circuit.models.load import load_tokenizer
+from circuit.prompts.checks import check_pair
+from circuit.prompts.encode import encode
+from circuit.prompts.files import FORMATS, read_file, write
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.prompts.verdicts import PairResult
+from circuit.runs.drafts import Draft, save_draft
+from circuit.ui.prompts.report import settings_of
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m"
@@ -89,7 +91,7 @@ def checking(prompts: PromptSet, repeats: int) -> dict[str, float]:
 def editing_script(prompts: PromptSet, repeats: int, *, checked: bool = False) -> dict[str, float]:
     from streamlit.testing.v1 import AppTest
 
-    from circuit.ui.server import job_server
+    from circuit.ui.frame.server import job_server
 
     at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
     at.session_state["prompts"] = prompts

@@ -17,13 +17,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from circuit.jobs import JobServer
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.prompts import PromptSet
-from circuit.runs import Run, RunConfig
-from circuit.sharding import submit
-from circuit.tasks import ModelRequest, attribute, describe_model
+from circuit.edges.method import AblationType, Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.load import ModelRequest, describe_model
+from circuit.jobs.shards import submit
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
+from circuit.workers.server import JobServer
 
 METHODS = {
     "EAP": Method(),

@@ -22,7 +22,7 @@ import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.pages import HEIGHT, WIDTH, served
-from circuit.examples import EXAMPLES
+from circuit.runs.examples import EXAMPLES
 
 
 def visit(browser: Browser, example: str, wait: float) -> dict[str, float]:

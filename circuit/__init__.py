@@ -7,65 +7,9 @@
     scores = circuit.mask_gradient_prune_scores(model, loader, None, "logit", "avg_diff", mask_val=0.0)
     outputs = circuit.run_circuits(model, loader, [0, 20, 500], scores, circuit.PatchType.TREE_PATCH)
 
-Names are loaded when they are first used, so that importing the package does not import torch.
+`__init__.pyi` lists the names. Each is loaded when it is first used, so importing the package does not import torch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from circuit.dataset import PromptDataLoader, PromptDataset
-    from circuit.errors import CircuitError
-    from circuit.graph import EdgeGraph
-    from circuit.mask_gradient import (
-        PruneScores,
-        edge_attribution_patching_prune_scores,
-        mask_gradient_prune_scores,
-    )
-    from circuit.method import AblationType, Method, PatchType
-    from circuit.models import load_model
-    from circuit.patchable import PatchableModel
-    from circuit.patching import run_circuits
-    from circuit.progress import terminal_progress
-
-_HOME = {
-    "AblationType": "method",
-    "CircuitError": "errors",
-    "EdgeGraph": "graph",
-    "Method": "method",
-    "PatchType": "method",
-    "PatchableModel": "patchable",
-    "PromptDataLoader": "dataset",
-    "PromptDataset": "dataset",
-    "PruneScores": "mask_gradient",
-    "edge_attribution_patching_prune_scores": "mask_gradient",
-    "load_model": "models",
-    "mask_gradient_prune_scores": "mask_gradient",
-    "run_circuits": "patching",
-    "terminal_progress": "progress",
-}
-
-__all__ = [
-    "AblationType",
-    "CircuitError",
-    "EdgeGraph",
-    "Method",
-    "PatchType",
-    "PatchableModel",
-    "PromptDataLoader",
-    "PromptDataset",
-    "PruneScores",
-    "edge_attribution_patching_prune_scores",
-    "load_model",
-    "mask_gradient_prune_scores",
-    "run_circuits",
-    "terminal_progress",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'circuit' has no attribute {name!r}")
-    return getattr(import_module(f"circuit.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,10 +17,10 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.pages import HEIGHT, WIDTH, served
-from circuit.examples import EXAMPLES
-from circuit.method import Method
-from circuit.runs import Run
-from circuit.tasks import attribute
+from circuit.edges.method import Method
+from circuit.jobs.attribute import attribute
+from circuit.runs.examples import EXAMPLES
+from circuit.runs.run import Run
 
 FOLDER = Path(__file__).parent
 CONFIG = EXAMPLES["teaching-ioi"].config

@@ -9,14 +9,18 @@ from functools import partial
 
 import streamlit as st
 
-from circuit.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
-from circuit.errors import PromptError
-from circuit.models import ModelCard
-from circuit.prompt_files import FORMATS, check_size, write
-from circuit.tasks import CheckRequest, ModelRequest, check_prompts, describe_model
-from circuit.ui import click, job_panel, page, prompt_report, prompt_sources, session, tokens
-from circuit.ui.prompt_table import NEW, NUMBER, from_table, to_table, wants_numbers
-from circuit.wording import counted
+from circuit.common.errors import PromptError
+from circuit.common.words import counted
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.load import ModelRequest, describe_model
+from circuit.models.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
+from circuit.models.load import ModelCard
+from circuit.prompts.files import FORMATS, check_size, write
+from circuit.ui.frame import click, job_panel, markdown, navigation, page, session
+from circuit.ui.prompts import report as prompt_report
+from circuit.ui.prompts import sources as prompt_sources
+from circuit.ui.prompts import tokens
+from circuit.ui.prompts.table import NEW, NUMBER, from_table, to_table, wants_numbers
 
 page.begin(
     "1 · Prompts",
@@ -47,7 +51,7 @@ def choose_model() -> None:
             "architecture is not supported.",
         ).strip()
         if named and not is_hub_id(named):
-            st.error(page.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
+            st.error(markdown.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
     if key != session.model_key():
         st.session_state["model"] = key
         st.rerun()  # the sidebar stands above
@@ -135,7 +139,7 @@ def below_the_table() -> None:
         at=back,
         width="stretch",
         icon=":material/undo:",
-        help=f"What was in the table before: {page.plain(former.name)}.",
+        help=f"What was in the table before: {markdown.plain(former.name)}.",
     ):
         session.replace_prompts(former)
     prompts = session.prompts()
@@ -221,7 +225,7 @@ with settings[0]:
         job_panel.start("check", check_prompts, wanted, title=f"Checking {counted(len(missing), 'pair')}")
         st.rerun()
 with settings[1]:
-    page.next_step(page.ATTRIBUTE, "Continue")
+    navigation.next_step(navigation.ATTRIBUTE, "Continue")
 
 if (report := job_panel.follow("check", in_address=True, now=wanted)) is not None:
     prompt_report.take(report)

@@ -8,16 +8,19 @@ from typing import get_args
 import numpy as np
 import streamlit as st
 
-from circuit.catalogue import title_of
-from circuit.errors import CircuitError, OptionError
-from circuit.method import AblationType, AnswerFunction, CleanCorrupt, GradFunction, IntegrationRule, Method
-from circuit.pruning import edge_table, top_edges
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute
-from circuit.ui import click, estimate, explain, job_panel, page, session, settings_sources, tokens
-from circuit.ui.page import ALL_ZERO
-from circuit.ui.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
-from circuit.wording import counted
+from circuit.common.errors import CircuitError, OptionError
+from circuit.common.words import counted
+from circuit.edges.method import AblationType, AnswerFunction, CleanCorrupt, GradFunction, IntegrationRule, Method
+from circuit.edges.ranking import edge_table, top_edges
+from circuit.jobs.attribute import attribute
+from circuit.models.catalogue import title_of
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
+from circuit.ui.frame import click, explain, job_panel, markdown, navigation, page, session
+from circuit.ui.frame.page import ALL_ZERO
+from circuit.ui.frame.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
+from circuit.ui.prompts import tokens
+from circuit.ui.run import estimate, settings_sources
 
 page.begin(
     "2 · Attribute",
@@ -214,7 +217,7 @@ try:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
-    model = page.plain(title_of(session.model_key()))
+    model = markdown.plain(title_of(session.model_key()))
     told.info(
         f"**{counted(len(prompts), 'prompt pair')}{held_out} on {model}**: {method.describe()}. {before}, "
         f"and {n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
@@ -253,7 +256,7 @@ if finished is not None:
 
 def summary(run: Run) -> None:
     st.subheader("Last run", anchor=False)
-    st.caption(page.plain(run.caption))
+    st.caption(markdown.plain(run.caption))
     function = f"{run.config.method.grad_function} {run.config.method.answer_function}"
     cells = st.columns(5)
     cells[0].metric("Edges scored", f"{run.graph.n_edges:,}")
@@ -289,7 +292,7 @@ def summary(run: Run) -> None:
         "Strongest edges: "
         + ", ".join(f"`{row.source} → {row.destination}` ({row.score:+.3g})" for row in strongest.itertuples())
     )
-    page.next_step(page.SCORES, "See the scores")
+    navigation.next_step(navigation.SCORES, "See the scores")
 
 
 if (shown := session.current_run()) is not None and not busy:

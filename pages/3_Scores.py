@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from circuit.edges.filter import strongest_of
+from circuit.edges.ranking import edge_table
+from circuit.edges.sentences import score_is
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
 from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
 from circuit.plots.matrix import position_heatmap, score_matrix
 from circuit.plots.numbers import Reduce
-from circuit.pruning import edge_table
-from circuit.runs import Run
-from circuit.selection import strongest_of
-from circuit.sentences import score_is
-from circuit.ui import address, page, session, share
-from circuit.ui.details import edge_details, follow_effects, measure, measuring
-from circuit.ui.filters import edge_filter
+from circuit.runs.run import Run
+from circuit.ui.frame import address, navigation, page, session, share
+from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
+from circuit.ui.run.filters import edge_filter
 
 page.begin(
     "3 · Scores",
@@ -27,7 +27,7 @@ page.begin(
 )
 run = session.current_run()
 if run is None:
-    page.need_run()
+    navigation.need_run()
 assert run is not None
 address.belongs_to(run)
 
@@ -293,7 +293,7 @@ else:
         measured(run, shown, caption)
     selected(run, edge)
 table(run, shown, filtered)
-page.next_step(page.CIRCUIT, "See the circuit")
+navigation.next_step(navigation.CIRCUIT, "See the circuit")
 with share_at:
     share.share(run)
-address.remember(page.SCORES)
+address.remember(navigation.SCORES)

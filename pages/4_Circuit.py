@@ -8,16 +8,18 @@ import networkx as nx
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from circuit import export
-from circuit.method import AblationType
+from circuit.edges.method import AblationType
+from circuit.edges.ranking import edge_table
+from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.graph_svg import graph_svg
 from circuit.plots.layout import circuit_layout
-from circuit.pruning import circuit_graph, edge_table, live_edges
-from circuit.runs import Run
-from circuit.ui import address, explain, faithfulness, graph_view, page, session, share, stability
-from circuit.ui.choice import Choice, choose, reference
-from circuit.ui.details import edge_details, follow_effects, node_details
-from circuit.ui.page import ALL_ZERO
+from circuit.runs import export
+from circuit.runs.run import Run
+from circuit.ui.frame import address, explain, markdown, navigation, page, session, share
+from circuit.ui.frame.page import ALL_ZERO
+from circuit.ui.run import faithfulness, graph_view, stability
+from circuit.ui.run.choice import Choice, choose, reference
+from circuit.ui.run.details import edge_details, follow_effects, node_details
 
 page.begin(
     "4 · Circuit",
@@ -25,7 +27,7 @@ page.begin(
 )
 run = session.current_run()
 if run is None:
-    page.need_run()
+    navigation.need_run()
 assert run is not None
 address.belongs_to(run)
 
@@ -91,11 +93,12 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
 def question(run: Run) -> None:
     """What the circuit is a circuit of: the first prompt pair that was scored."""
     pair = run.config.prompts.pairs[run.used_rows[0]]
-    right, wrong = (page.plain(", ".join(texts[:3]).strip()) for texts in (pair.answers, pair.wrong_answers))
+    right, wrong = (markdown.plain(", ".join(texts[:3]).strip()) for texts in (pair.answers, pair.wrong_answers))
     st.caption(
-        f"**The task**, as in the first of {len(run.used_rows)} prompt pairs: *{page.plain(pair.clean)}* → **{right}**"
+        f"**The task**, as in the first of {len(run.used_rows)} prompt pairs: "
+        f"*{markdown.plain(pair.clean)}* → **{right}**"
         + (f", not {wrong}" if wrong else "")
-        + f". The corrupt prompt: *{page.plain(pair.corrupt)}*"
+        + f". The corrupt prompt: *{markdown.plain(pair.corrupt)}*"
     )
 
 
@@ -200,4 +203,4 @@ with beside:
 faithfulness.curve(run, choice, setting)
 with share_at:
     share.share(run)
-address.remember(page.CIRCUIT)
+address.remember(navigation.CIRCUIT)

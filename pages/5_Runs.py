@@ -8,12 +8,12 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from circuit import export
-from circuit.errors import RunFileError
-from circuit.run_library import LONGEST_NAME, LONGEST_NOTE, RunEntry
-from circuit.runs import Run
-from circuit.settings import settings
-from circuit.ui import click, explain, my_runs, page, session, shared_settings
+from circuit.common.errors import RunFileError
+from circuit.common.settings import settings
+from circuit.runs import export
+from circuit.runs.library import LONGEST_NAME, LONGEST_NOTE, RunEntry
+from circuit.runs.run import Run
+from circuit.ui.frame import click, explain, markdown, my_runs, navigation, page, session, shared_settings
 
 page.begin(
     "5 · Runs",
@@ -74,7 +74,7 @@ def one(entry: RunEntry) -> None:
             icon=":material/arrow_forward:",
             help="Shows its scores and its circuit.",
         ):
-            page.go(page.SCORES if session.open_run(entry.id) else page.RUNS)
+            navigation.go(navigation.SCORES if session.open_run(entry.id) else navigation.RUNS)
         if click.button(
             "Use its settings", key="use-settings", icon=":material/replay:",
             help="Fills 1 · Prompts and 2 · Attribute.",
@@ -88,7 +88,7 @@ def one(entry: RunEntry) -> None:
             help="One safetensors file with scores, settings and origin; any safetensors reader opens it.",
         )  # fmt: skip
         delete([entry])
-    st.caption(page.plain(
+    st.caption(markdown.plain(
         f"{entry.name}: {entry.method}; {entry.prompts}, {entry.n_pairs:,} pairs; {entry.model}, "
         f"{entry.n_edges:,} edges. {entry.note}"
     ))  # fmt: skip
@@ -103,7 +103,7 @@ def several(entries: list[RunEntry]) -> None:
             f"Compare {len(entries)} runs", key="compare", type="primary", icon=":material/compare_arrows:",
             help="Side by side on 6 · Compare.",
         ):  # fmt: skip
-            st.switch_page(page.COMPARE, query_params={"runs": ",".join(entry.id for entry in entries)})
+            st.switch_page(navigation.COMPARE, query_params={"runs": ",".join(entry.id for entry in entries)})
         delete(entries)
 
 
@@ -113,7 +113,7 @@ def use_settings(entry: RunEntry) -> None:
     except RunFileError as error:
         st.error(str(error))
     else:
-        st.switch_page(page.ATTRIBUTE)
+        st.switch_page(navigation.ATTRIBUTE)
 
 
 def rename(entry: RunEntry) -> None:
@@ -142,7 +142,9 @@ def delete(entries: list[RunEntry]) -> None:
 
 @st.dialog("Delete for good?")
 def confirm(entries: list[RunEntry]) -> None:
-    st.markdown("\n".join(f"- {page.plain(entry.name)}, {entry.date:%d %b %Y, %H:%M} UTC" for entry in entries[:10]))
+    st.markdown(
+        "\n".join(f"- {markdown.plain(entry.name)}, {entry.date:%d %b %Y, %H:%M} UTC" for entry in entries[:10])
+    )
     if len(entries) > 10:
         st.markdown(f"and {len(entries) - 10} more")
     st.caption("With what was measured of it. Links to it will not work any more; nothing brings it back.")
@@ -197,7 +199,7 @@ def take_in() -> None:
         try:
             run = library.take_in(file.getvalue(), file.name, largest)
         except RunFileError as error:
-            st.error(page.plain(str(error)))
+            st.error(markdown.plain(str(error)))
             return
         my_runs.add(run.id)
         st.session_state["run"] = run
@@ -208,7 +210,7 @@ def take_in() -> None:
 
 def not_saved(run: Run) -> None:
     with st.container(border=True):
-        st.warning(f"Not saved yet: {page.plain(run.caption)} {explain.more('run')}")
+        st.warning(f"Not saved yet: {markdown.plain(run.caption)} {explain.more('run')}")
         with st.container(horizontal=True):
             if click.button("Save again", key=f"save-{run.id}", help="Tries once more to write it to the runs folder."):
                 session.keep_run(run)
@@ -225,7 +227,7 @@ for run in list(session.unsaved().values()):
 if listing.problem:
     st.error(f"{listing.problem} Runs of this session stay open until you close this tab.")
 for name, why in listing.damaged.items():
-    st.warning(f"**{page.plain(name)}** is left out of the list. {page.plain(why)} {explain.more('run')}")
+    st.warning(f"**{markdown.plain(name)}** is left out of the list. {markdown.plain(why)} {explain.more('run')}")
 if listing.entries:
     chosen = table(listing.entries)
     if len(chosen) == 1:
@@ -241,11 +243,11 @@ elif not listing.problem:
         "Set up a run", key="to-prompts", at=left, type="primary", width="stretch",
         help="Choose a model and prompts first.",
     ):  # fmt: skip
-        st.switch_page(page.PROMPTS)
+        st.switch_page(navigation.PROMPTS)
     if click.button(
         "Ready example", key="to-examples", at=right, width="stretch", help="Three on the start page, each one click."
     ):
-        st.switch_page(page.LANDING)
+        st.switch_page(navigation.LANDING)
 take_in()
 st.caption(
     "All runs of this server are listed."

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from circuit.comparison import differing_settings, only_in, overlap, pairs_of, spearman, why_not_comparable
-from circuit.errors import RunFileError
-from circuit.faithfulness import Curve, curve_sizes
-from circuit.measuring import measure
+from circuit.common.errors import RunFileError
+from circuit.jobs.measure import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
-from circuit.runs import Run
-from circuit.ui import address, click, explain, job_panel, my_runs, page, session, share
-from circuit.ui.choice import default_size, sizes
-from circuit.ui.faithfulness import Setting
+from circuit.runs.comparison import differing_settings, only_in, overlap, pairs_of, spearman, why_not_comparable
+from circuit.runs.faithfulness import Curve, curve_sizes
+from circuit.runs.run import Run
+from circuit.ui.frame import address, click, explain, job_panel, markdown, my_runs, navigation, page, session, share
+from circuit.ui.run.choice import default_size, sizes
+from circuit.ui.run.faithfulness import Setting
 
 page.begin(
     "6 · Compare",
@@ -70,7 +70,7 @@ def opened(run_id: str) -> Run | None:
         try:
             known[run_id] = session.stored(run_id)
         except RunFileError as error:
-            st.warning(f"A run is left out. {page.plain(str(error))} {explain.more('run')}")
+            st.warning(f"A run is left out. {markdown.plain(str(error))} {explain.more('run')}")
             return None
     return known[run_id]
 
@@ -78,7 +78,7 @@ def opened(run_id: str) -> Run | None:
 def legend(runs: list[Run], letters: list[str]) -> None:
     """Which letter is which run."""
     for letter, run in zip(letters, runs, strict=True):
-        st.caption(f"**{letter}**  {page.plain(run.caption)}")
+        st.caption(f"**{letter}**  {markdown.plain(run.caption)}")
 
 
 def settings(runs: list[Run], letters: list[str]) -> None:
@@ -229,12 +229,12 @@ if len(runs) < 2:
         st.info("No run is kept yet: run attribution first, or open the ready example.")
     else:
         st.info("Choose two or more runs above, or select them on 5 · Runs.", icon=":material/compare_arrows:")
-    st.page_link(page.RUNS, label="5 · Runs", icon=":material/history:")
+    st.page_link(navigation.RUNS, label="5 · Runs", icon=":material/history:")
     st.stop()
 letters = list(ascii_uppercase[: len(runs)])
 legend(runs, letters)
 if (why_not := why_not_comparable(runs)) is not None:
-    st.error(page.plain(why_not))
+    st.error(markdown.plain(why_not))
     settings(runs, letters)
     st.stop()
 settings(runs, letters)
@@ -265,4 +265,4 @@ differences(first, second, names, n)
 faithfulness(runs, letters, n)
 with share_at:
     share.share()
-address.remember(page.COMPARE)
+address.remember(navigation.COMPARE)

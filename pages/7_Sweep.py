@@ -9,18 +9,21 @@ from typing import get_args
 import pandas as pd
 import streamlit as st
 
-from circuit.catalogue import is_here, offered, runs_folder, title_of
-from circuit.errors import CircuitError, RunFileError
-from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
-from circuit.presets import PRESETS
-from circuit.prompt_files import MOST_BYTES, read_file
-from circuit.prompts import PromptSet
-from circuit.runs import RUN_ID
-from circuit.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
-from circuit.ui import click, estimate, explain, job_panel, my_runs, page, session, tokens
-from circuit.ui.server import job_server, visitor
-from circuit.ui.shared_settings import HELD_OUT
-from circuit.wording import counted
+from circuit.common.errors import CircuitError, RunFileError
+from circuit.common.settings import runs_folder
+from circuit.common.words import counted
+from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.jobs.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
+from circuit.models.catalogue import is_here, offered, title_of
+from circuit.prompts.files import MOST_BYTES, read_file
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.run import RUN_ID
+from circuit.ui.frame import click, explain, job_panel, markdown, my_runs, page, session
+from circuit.ui.frame.server import job_server, visitor
+from circuit.ui.frame.shared_settings import HELD_OUT
+from circuit.ui.prompts import tokens
+from circuit.ui.run import estimate
 
 page.begin(
     "Sweep",
@@ -52,7 +55,7 @@ def choose_prompts() -> tuple[PromptSet, ...]:
         try:
             sets.append(read_file(upload.getvalue(), upload.name))
         except CircuitError as error:
-            st.error(page.plain(f"{upload.name}: {error}"))
+            st.error(markdown.plain(f"{upload.name}: {error}"))
     return tuple(sets)
 
 
@@ -153,7 +156,7 @@ try:
     sweep.requests()
 except CircuitError as error:
     ready = False
-    st.error(page.plain(str(error)))
+    st.error(markdown.plain(str(error)))
 st.info(
     f"**{len(models)} model{'' if len(models) == 1 else 's'} × {len(prompt_sets)} prompt "
     f"set{'' if len(prompt_sets) == 1 else 's'} × {len(methods)} method{'' if len(methods) == 1 else 's'} = "
@@ -244,7 +247,7 @@ def show(table_id: str) -> None:
     )
     for row in rows:
         if row.state == "failed":
-            failed = page.plain(f"{row.model}, {row.prompts}, {row.method}: {row.note}")
+            failed = markdown.plain(f"{row.model}, {row.prompts}, {row.method}: {row.note}")
             st.warning(f"{failed} {explain.more('run')}")
     st.download_button(
         "Download as CSV", table.to_csv(), "sweep.csv", "text/csv", icon=":material/download:", key="sweep-csv",

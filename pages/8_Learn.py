@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.ui import address, page
+from circuit.ui.frame import address, page
 from circuit.ui.lessons import by_hand, game, go_wrong, mask_slider, residual
 
 LESSONS = (residual, by_hand, mask_slider, game, go_wrong)

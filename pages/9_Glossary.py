@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.glossary import GROUPS, TERMS, Term, find
-from circuit.ui import page
+from circuit.ui.frame import page
+from circuit.ui.glossary import GROUPS, TERMS, Term, find
 
 page.begin("Glossary", "What the words of these pages mean, with formulas where they help, and where they come from.")
 

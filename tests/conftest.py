@@ -19,7 +19,7 @@ settings.register_profile("edgescope", deadline=None)  # how busy the machine is
 settings.load_profile("edgescope")
 
 if TYPE_CHECKING:
-    from circuit.patchable import PatchableModel
+    from circuit.engine.model import PatchableModel
 
 
 @pytest.fixture(scope="session", autouse=True)

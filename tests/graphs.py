@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuit.graph import EdgeGraph
+from circuit.edges.graph import EdgeGraph
 
 SHAPES = [
     EdgeGraph(3, 4, 4),

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from circuit.errors import CircuitError, JobCancelled, PromptError
-from circuit.jobs import Job, JobServer
-from circuit.worker import Progress
+from circuit.common.errors import CircuitError, JobCancelled, PromptError
+from circuit.workers.job import Job
+from circuit.workers.server import JobServer
+from circuit.workers.worker import Progress
 
 Cancelled = Callable[[], bool]
 
@@ -90,7 +91,7 @@ def torch_eats_memory(limit: int, *, progress: Progress, cancelled: Cancelled) -
     """A tensor larger than what the operating system gives this process, in a context as the app's jobs have it."""
     import torch
 
-    from circuit.tasks import within_memory
+    from circuit.jobs.prepare import within_memory
 
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + limit, resource.RLIM_INFINITY))
     with within_memory(torch.device("cpu")):

@@ -12,8 +12,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from circuit.models import wrap
-from circuit.patchable import PatchableModel
+from circuit.engine.model import PatchableModel
+from circuit.models.load import wrap
 
 torch.set_num_threads(1)  # threads would only wait for each other on models this small
 

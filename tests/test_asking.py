@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.ui.server import job_server
+from circuit.ui.frame.server import job_server
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def server(folders: None) -> Iterator[None]:
 
 
 def lesson() -> None:
-    from circuit.ui import job_panel
+    from circuit.ui.frame import job_panel
     from circuit.ui.lessons import asking
     from tests.job_functions import count
 

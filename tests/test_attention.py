@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuit.attention import attention_patterns
-from circuit.errors import OptionError
+from circuit.common.errors import OptionError
+from circuit.engine.attention import attention_patterns
 from tests.small_models import VARIANTS, random_hf_model, shared_model
 from tests.test_mask_gradient import prompts
 

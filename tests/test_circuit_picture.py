@@ -10,11 +10,12 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from circuit.graph import EdgeGraph
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import graph_svg
 from circuit.plots.layout import STEPS, Layout, circuit_layout, next_step
-from circuit.pruning import circuit_graph, live_edges, top_edges
 from tests.graphs import SHAPES, SMOL, random_scores
 
 LARGE = EdgeGraph(n_layers=32, n_heads=32, n_kv_heads=8)

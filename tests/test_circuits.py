@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuit.ablation import Ablation
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import JobCancelled, NumericalError, OptionError, PromptError
-from circuit.mask_gradient import mask_gradient_prune_scores
-from circuit.method import AblationType, PatchType
-from circuit.models import wrap
-from circuit.patchable import PatchableModel
-from circuit.patching import masked_logits, run_circuits, run_edge_masks
+from circuit.common.errors import JobCancelled, NumericalError, OptionError, PromptError
+from circuit.edges.method import AblationType, PatchType
+from circuit.engine.ablation import Ablation
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.mask_gradient import mask_gradient_prune_scores
+from circuit.engine.model import PatchableModel
+from circuit.engine.patching import masked_logits, run_circuits, run_edge_masks
+from circuit.models.load import wrap
 from tests.slow_model import slow_ablated, slow_model
 from tests.small_models import ARCHITECTURES, VARIANTS, random_hf_model, shared_model, tokenizer
 from tests.test_mask_gradient import ABLATIONS, StopAfter, dataset, loader, one_row, prompts, ragged, traces

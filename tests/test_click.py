@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.ui import address, click
+from circuit.ui.frame import address, click
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
@@ -17,7 +17,7 @@ PAGES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "
 def page() -> None:
     import streamlit as st
 
-    from circuit.ui import click
+    from circuit.ui.frame import click
 
     if st.session_state.pop("again", False):
         st.rerun()
@@ -66,7 +66,7 @@ def test_a_click_is_let_go_where_its_button_is_not_drawn_for_long(at: AppTest, m
 def page_with_a_form() -> None:
     import streamlit as st
 
-    from circuit.ui import click
+    from circuit.ui.frame import click
 
     if st.session_state.pop("again", False):
         st.rerun()
@@ -114,7 +114,7 @@ def test_pages_act_on_no_button_that_may_forget_its_click(path: Path) -> None:
 def page_with_an_address() -> None:
     import streamlit as st
 
-    from circuit.ui import address
+    from circuit.ui.frame import address
 
     if st.session_state.pop("clicked", False):
         address.put("look", "edge:1")

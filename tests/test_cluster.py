@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from circuit.cluster import LocalCluster, default_devices, places
-from circuit.errors import SettingsError
-from circuit.jobs import JobServer
-from circuit.settings import cuda_devices
+from circuit.common.errors import SettingsError
+from circuit.common.settings import cuda_devices
+from circuit.workers.cluster import LocalCluster, default_devices, places
+from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, environment, running, square, until, works
 
 pytestmark = pytest.mark.timeout(120)
@@ -64,7 +64,7 @@ def test_the_command_lines_give_each_device_a_nanny_with_one_thread(monkeypatch:
         started.append((module, arguments, env))
         return subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, start_new_session=True)
 
-    monkeypatch.setattr("circuit.cluster._spawn", spawn)
+    monkeypatch.setattr("circuit.workers.cluster._spawn", spawn)
     LocalCluster(devices=["cuda:0", "cuda:1", "cpu"]).close()
     (scheduler, *_), *workers = started
     assert scheduler == "distributed.cli.dask_scheduler"
@@ -72,7 +72,11 @@ def test_the_command_lines_give_each_device_a_nanny_with_one_thread(monkeypatch:
     for module, arguments, _ in workers:
         assert module == "distributed.cli.dask_worker"
         options = dict(itertools.pairwise(arguments))
-        assert (options["--nworkers"], options["--nthreads"], options["--preload"]) == ("1", "1", "circuit.worker")
+        assert (options["--nworkers"], options["--nthreads"], options["--preload"]) == (
+            "1",
+            "1",
+            "circuit.workers.worker",
+        )
         assert float(options["--memory-limit"]) == pytest.approx(0.8 / 3)
 
 
@@ -136,7 +140,7 @@ class Machines:
 
     def worker(self) -> subprocess.Popen[bytes]:
         return self.run("worker", "--scheduler-file", str(self.scheduler_file), "--nthreads", "1", "--nworkers", "1",
-                        "--preload", "circuit.worker", "--host", "127.0.0.1", "--no-dashboard",
+                        "--preload", "circuit.workers.worker", "--host", "127.0.0.1", "--no-dashboard",
                         "--dashboard-address", "127.0.0.1:0", "--local-directory", str(self.folder))  # fmt: skip
 
     def close(self) -> None:

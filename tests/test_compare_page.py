@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuit.comparison import overlap, spearman
-from circuit.faithfulness import curve_sizes
-from circuit.measuring import MeasureRequest, measure
-from circuit.method import AblationType, Method
-from circuit.run_library import RunLibrary
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute
-from circuit.ui.server import job_server
+from circuit.edges.method import AblationType, Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.measure import MeasureRequest, measure
+from circuit.runs.comparison import overlap, spearman
+from circuit.runs.config import RunConfig
+from circuit.runs.faithfulness import curve_sizes
+from circuit.runs.library import RunLibrary
+from circuit.runs.run import Run
+from circuit.ui.frame.server import job_server
 from tests.test_pages import NUMBERS, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)

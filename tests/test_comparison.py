@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuit.comparison import (
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import AblationType, Method
+from circuit.edges.ranking import edge_ranks, top_edges
+from circuit.plots import comparison as plots
+from circuit.runs.comparison import (
     differing_settings,
     expected_overlap,
     only_in,
@@ -18,12 +22,8 @@ from circuit.comparison import (
     spearman,
     why_not_comparable,
 )
-from circuit.faithfulness import Curve, Measured
-from circuit.graph import EdgeGraph
-from circuit.method import AblationType, Method
-from circuit.plots import comparison as plots
-from circuit.pruning import edge_ranks, top_edges
-from circuit.runs import Run
+from circuit.runs.faithfulness import Curve, Measured
+from circuit.runs.run import Run
 from tests.test_runs import make_run
 
 

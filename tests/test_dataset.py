@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from circuit.dataset import AnswerTokens, PromptDataLoader, PromptDataset
-from circuit.errors import OptionError, PromptError
+from circuit.common.errors import OptionError, PromptError
+from circuit.engine.dataset import AnswerTokens, PromptDataLoader, PromptDataset
 
 A, B, C = torch.tensor([1, 2, 3]), torch.tensor([4, 5]), torch.tensor([6, 7, 8, 9])
 

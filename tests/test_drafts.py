@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from circuit import drafts
-from circuit.drafts import KEPT, Draft, load_draft, save_draft
-from circuit.prompts import PromptPair, PromptSet
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs import drafts
+from circuit.runs.drafts import KEPT, Draft, load_draft, save_draft
 
 DRAFT = Draft("smollm2-135m", PromptSet("mine", (PromptPair(" a", "b\n", (" c", "|"), ()),), ("x",)), "No", 2)
 ID, OTHER = "0" * 32, "1" * 32

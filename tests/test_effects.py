@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from circuit.effects import edge_effects
-from circuit.errors import JobCancelled, NumericalError, OptionError
-from circuit.method import AblationType, Method
-from circuit.models import wrap
+from circuit.common.errors import JobCancelled, NumericalError, OptionError
+from circuit.edges.method import AblationType, Method
+from circuit.engine.effects import edge_effects
+from circuit.models.load import wrap
 from tests.slow_model import slow_ablated, slow_loss, slow_model
 from tests.small_models import random_hf_model, shared_model, tokenizer
 from tests.test_mask_gradient import StopAfter, loader, prompts

@@ -9,16 +9,17 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.resident_set import ResidentSet
-from circuit.calibration import calibrate
-from circuit.dataset import PromptDataLoader
-from circuit.errors import OptionError
-from circuit.estimate import Line, ModelShape, Pace, Work, bytes_per_prompt, duration, peak_bytes, prompts_at_once, size
-from circuit.mask_gradient import score_edges
-from circuit.memory import shape_of
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.runs import RunConfig
-from circuit.tasks import ModelRequest
+from circuit.common.errors import OptionError
+from circuit.edges.method import AblationType, Method
+from circuit.edges.shape import ModelShape, bytes_per_prompt, peak_bytes, prompts_at_once
+from circuit.engine.batches import shape_of
+from circuit.engine.dataset import PromptDataLoader
+from circuit.engine.mask_gradient import score_edges
+from circuit.jobs.calibrate import calibrate
+from circuit.jobs.estimate import Line, Pace, Work, duration, size
+from circuit.jobs.load import ModelRequest
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
 from tests.small_models import shared_model
 from tests.test_memory import dataset
 
@@ -129,5 +130,5 @@ def test_peak_memory_is_near_what_is_taken() -> None:
 
 
 def test_the_web_process_needs_no_torch_for_it() -> None:
-    text = "import sys, circuit.calibration, circuit.sharding, circuit.sweep; print('torch' in sys.modules)"
+    text = "import sys, circuit.jobs.calibrate, circuit.jobs.shards, circuit.jobs.sweep; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], capture_output=True, text=True).stdout.strip() == "False"

@@ -18,14 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from circuit.export import dot, graphml, node_link_json, python_snippet, run_file, scores_csv
-from circuit.graph import EdgeGraph
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair, PromptSet
-from circuit.pruning import circuit_graph, live_edges, top_edges
-from circuit.runs import Baseline, Run, RunConfig
-from circuit.tasks import attribute
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import AblationType, Method
+from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import circuit_graph, live_edges
+from circuit.jobs.attribute import attribute
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.export import dot, graphml, node_link_json, python_snippet, run_file, scores_csv
+from circuit.runs.run import Baseline, Run
 
 CAPTION = 'A "quoted" caption \\N <b>& more</b>\nin two lines'
 GRAPHS = [EdgeGraph(3, 4, 2), EdgeGraph(2, 2, 2, seq_len=3)]

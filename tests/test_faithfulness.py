@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from circuit.errors import NumericalError
-from circuit.faithfulness import CURVE_SHARES, Curve, Measured, cmd, cpr, curve_sizes, resamples
+from circuit.common.errors import NumericalError
+from circuit.runs.faithfulness import CURVE_SHARES, Curve, Measured, cmd, cpr, curve_sizes, resamples
 
 
 def measured(n_edges: int, *values: float) -> Measured:

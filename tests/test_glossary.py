@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.glossary import GROUPS, TERMS, find
-from circuit.method import AblationType
-from circuit.ui import explain
-from circuit.ui.prompt_report import finding_words
+from circuit.edges.method import AblationType
+from circuit.ui.frame import explain
+from circuit.ui.glossary import GROUPS, TERMS, find
+from circuit.ui.prompts.report import finding_words
 from tests.test_help import server  # noqa: F401 - ends the worker that the pages start
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,9 @@ def test_every_warning_leads_to_its_explanation() -> None:
     for path in SOURCES:
         for call in calls_of(path):
             chosen = re.match(r"getattr\(st, .*?\)\(", call)  # of a level that may be a warning
-            if (call.startswith("st.warning(") or chosen) and call != "st.warning(words)":  # circuit.ui.address adds it
+            if (
+                call.startswith("st.warning(") or chosen
+            ) and call != "st.warning(words)":  # circuit.ui.frame.address adds it
                 assert "explain.more" in call, f"{path.name}: {call}"
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from circuit.cluster import default_devices
-from circuit.estimate import peak_bytes
-from circuit.jobs import JobServer
-from circuit.memory import release, shape_of
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.runs import RunConfig
-from circuit.tasks import attribute, models
+from circuit.edges.method import AblationType, Method
+from circuit.edges.shape import peak_bytes
+from circuit.engine.batches import shape_of
+from circuit.engine.memory import release
+from circuit.jobs.attribute import attribute
+from circuit.jobs.load import models
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.workers.cluster import default_devices
+from circuit.workers.server import JobServer
 from tests.job_functions import environment, until
 
 pytestmark = [

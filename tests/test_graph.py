@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
+from circuit.common.errors import OptionError
+from circuit.edges.graph import EdgeGraph
 
 SHAPES = [
     EdgeGraph(3, 4, 4),

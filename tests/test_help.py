@@ -12,9 +12,9 @@ import pytest
 from streamlit.proto.LabelVisibility_pb2 import LabelVisibility
 from streamlit.testing.v1 import AppTest
 
-from circuit.examples import EXAMPLES
-from circuit.runs import Run
-from circuit.ui.server import job_server
+from circuit.runs.examples import EXAMPLES
+from circuit.runs.run import Run
+from circuit.ui.frame.server import job_server
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -36,7 +36,7 @@ def server(folders: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    from circuit.tasks import attribute
+    from circuit.jobs.attribute import attribute
 
     run = attribute(EXAMPLES["teaching-ioi"].config)
     run.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{run.id}.safetensors")

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from circuit import worker
-from circuit.errors import JobError
-from circuit.jobs import Job, JobServer
+from circuit.common.errors import JobError
+from circuit.workers import worker
+from circuit.workers.job import Job
+from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, deaf, running, square, until, works, write_down
 
 pytestmark = pytest.mark.timeout(90)

@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
-from circuit import worker
-from circuit.cluster import LocalCluster
-from circuit.errors import JobCancelled, JobError, PromptError
-from circuit.jobs import JobServer
-from circuit.method import Method
-from circuit.presets import PRESETS
-from circuit.runs import RunConfig
-from circuit.tasks import attribute
+from circuit.common.errors import JobCancelled, JobError, PromptError
+from circuit.edges.method import Method
+from circuit.jobs.attribute import attribute
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.workers import worker
+from circuit.workers.cluster import LocalCluster
+from circuit.workers.server import JobServer
 from tests.job_functions import (
     LONG,
     awkward_error,
@@ -68,7 +68,7 @@ def test_a_job_can_be_submitted_before_the_workers_are_up() -> None:
 
 
 def test_importing_jobs_is_cheap() -> None:
-    code = "import sys, circuit.jobs; print({'distributed', 'torch', 'streamlit'} & set(sys.modules))"
+    code = "import sys, circuit.workers.server; print({'distributed', 'torch', 'streamlit'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert printed.stdout.strip() == "set()"
 
@@ -153,7 +153,7 @@ def test_an_error_that_cannot_travel_arrives_as_its_sentence(server: JobServer) 
 def test_a_bug_becomes_a_reference_to_the_log(
     server: JobServer, caplog: pytest.LogCaptureFixture, function: Callable[..., Any], detail: str
 ) -> None:
-    with caplog.at_level(logging.ERROR, logger="circuit.jobs"):
+    with caplog.at_level(logging.ERROR, logger="circuit.workers.job"):
         job = server.submit(function, None)
         job.wait(30)
     assert job.state == "failed"

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from circuit.examples import EXAMPLES
-from circuit.measuring import MeasureRequest, measure
+from circuit.edges.subgraph import circuit_graph, live_edges
+from circuit.jobs.attribute import attribute
+from circuit.jobs.measure import MeasureRequest, measure
 from circuit.plots.landing import DESCRIBED, PICTURES
-from circuit.pruning import circuit_graph, live_edges
-from circuit.tasks import attribute
-from circuit.ui.server import job_server
+from circuit.runs.examples import EXAMPLES
+from circuit.ui.frame.server import job_server
 from tests.test_pages import ATTRIBUTE, NUMBERS, PROMPTS, Visitor, server  # noqa: F401 - ends the worker
 
 pytestmark = pytest.mark.timeout(150)

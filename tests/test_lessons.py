@@ -12,11 +12,19 @@ import pytest
 import torch
 
 from circuit import load_model
-from circuit.broken_prompts import BROKEN, CarelessRequest, careless_dataset, careless_scores
-from circuit.dataset import PromptDataLoader
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
-from circuit.lessons import (
+from circuit.common.errors import OptionError
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import Method
+from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import circuit_graph
+from circuit.engine.dataset import PromptDataLoader
+from circuit.engine.mask_gradient import score_edges
+from circuit.engine.model import PatchableModel
+from circuit.jobs.attribute import attribute
+from circuit.jobs.careless import BROKEN, CarelessRequest, careless_dataset, careless_scores
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.inspect import EffectsRequest, measure_effects
+from circuit.jobs.lessons import (
     LESSON,
     RIVALS,
     AblateRequest,
@@ -37,20 +45,15 @@ from circuit.lessons import (
     scored_rows,
     survey,
 )
-from circuit.mask_gradient import score_edges
-from circuit.method import Method
-from circuit.patchable import PatchableModel
+from circuit.models.tokenizer import PromptTokenizer
 from circuit.plots.graph_svg import Line, graph_svg
 from circuit.plots.layout import circuit_layout, stretched
-from circuit.prompt_checks import KINDS
-from circuit.prompts import encode
-from circuit.pruning import circuit_graph, top_edges
-from circuit.sanity import verdicts
-from circuit.tasks import CheckRequest, EffectsRequest, attribute, check_prompts, measure_effects
-from circuit.tokenizer import PromptTokenizer
+from circuit.prompts.checks import KINDS
+from circuit.prompts.encode import encode
+from circuit.prompts.verdicts import verdicts
+from circuit.ui.frame.server import job_server
 from circuit.ui.lessons import board
 from circuit.ui.lessons.mask_slider import verdict
-from circuit.ui.server import job_server
 from tests.test_pages import Visitor
 
 pytestmark = pytest.mark.timeout(240)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuit import links
-from circuit.errors import LinkError
-from circuit.links import link, read_settings, read_settings_file, settings_file, settings_text
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import RunConfig
+from circuit.common.errors import LinkError
+from circuit.edges.method import AblationType, Method
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs import links
+from circuit.runs.config import RunConfig
+from circuit.runs.links import link, read_settings, read_settings_file, settings_file, settings_text
 from tests.test_runs import JSON, make_run
 
 

@@ -14,18 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuit.ablation import Ablation
-from circuit.catalogue import cache_folder
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import JobCancelled, NumericalError, OptionError, PromptError
-from circuit.mask_gradient import edge_attribution_patching_prune_scores, mask_gradient_prune_scores
-from circuit.method import AblationType
-from circuit.models import wrap
-from circuit.objective import loss
-from circuit.patchable import PatchableModel
-from circuit.patching import masked_logits
-from circuit.presets import PRESETS
-from circuit.prompts import PromptSet, encode
+from circuit.common.errors import JobCancelled, NumericalError, OptionError, PromptError
+from circuit.common.settings import cache_folder
+from circuit.edges.method import AblationType
+from circuit.engine.ablation import Ablation
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.loss import loss
+from circuit.engine.mask_gradient import edge_attribution_patching_prune_scores, mask_gradient_prune_scores
+from circuit.engine.model import PatchableModel
+from circuit.engine.patching import masked_logits
+from circuit.models.load import wrap
+from circuit.prompts.encode import encode
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
 from tests.slow_model import (
     Prompts,
     Scores,

@@ -10,25 +10,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuit import teaching
-from circuit.dataset import PromptDataLoader
-from circuit.errors import JobCancelled, NumericalError, PromptError
-from circuit.faithfulness import curve_sizes
-from circuit.measuring import (
-    MeasureRequest,
-    StabilityRequest,
-    edge_stability,
-    find_smallest,
-    measure,
-    measure_all,
-)
-from circuit.method import AblationType, Method, PatchType
-from circuit.patching import run_circuits
-from circuit.presets import PRESETS
-from circuit.prompts import PromptSet, encode
-from circuit.pruning import top_edges
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute, models
+from circuit.common.errors import JobCancelled, NumericalError, PromptError
+from circuit.edges.method import AblationType, Method, PatchType
+from circuit.edges.ranking import top_edges
+from circuit.engine.dataset import PromptDataLoader
+from circuit.engine.patching import run_circuits
+from circuit.jobs.attribute import attribute
+from circuit.jobs.load import models
+from circuit.jobs.measure import MeasureRequest, find_smallest, measure, measure_all
+from circuit.jobs.stability import StabilityRequest, edge_stability
+from circuit.models import teaching
+from circuit.prompts.encode import encode
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.faithfulness import curve_sizes
+from circuit.runs.run import Run
 
 PROMPTS = replace(PRESETS["teaching-ioi"].prompts, pairs=PRESETS["teaching-ioi"].prompts.pairs[:16])
 

@@ -18,19 +18,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from circuit import calibration
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.effects import edge_effects
-from circuit.errors import BatchMemoryError, CircuitError
-from circuit.mask_gradient import prompt_scores, score_edges
-from circuit.measuring import MeasureRequest, measure
-from circuit.memory import is_out_of_memory
-from circuit.method import AblationType, Method
-from circuit.notes import collected
-from circuit.patching import run_edge_masks
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import Run, RunConfig
-from circuit.tasks import CheckRequest, attribute, check_prompts
+from circuit.common.errors import BatchMemoryError, CircuitError
+from circuit.common.progress import collected
+from circuit.edges.method import AblationType, Method
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.effects import edge_effects
+from circuit.engine.mask_gradient import prompt_scores, score_edges
+from circuit.engine.memory import is_out_of_memory
+from circuit.engine.patching import run_edge_masks
+from circuit.jobs import calibrate as calibration
+from circuit.jobs.attribute import attribute
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.measure import MeasureRequest, measure
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
 from tests.small_models import D_VOCAB, shared_model
 
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -236,7 +238,7 @@ def test_prompts_are_checked_all_the_same(small: str) -> None:
 
 
 def test_a_device_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuit.calibration._SIZES", {"cpu": ((1, N_TOKENS), (4, N_TOKENS))})
+    monkeypatch.setattr("circuit.jobs.calibrate._SIZES", {"cpu": ((1, N_TOKENS), (4, N_TOKENS))})
     with SmallMemory(2, N_TOKENS, ERRORS["cpu"]) as memory, collected():
         pace = calibration.measure(shared_model("llama"))
     assert memory.failures
@@ -248,12 +250,12 @@ def test_a_device_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 REAL = """
     import resource, sys, warnings
     import numpy as np, psutil, torch
-    from circuit.dataset import PromptDataLoader, PromptDataset
-    from circuit.errors import CircuitError
-    from circuit.mask_gradient import score_edges
-    from circuit.method import AblationType, Method
-    from circuit.memory import release, within_budget
-    from circuit.notes import collected
+    from circuit.engine.dataset import PromptDataLoader, PromptDataset
+    from circuit.common.errors import CircuitError
+    from circuit.engine.mask_gradient import score_edges
+    from circuit.edges.method import AblationType, Method
+    from circuit.engine.memory import release, within_budget
+    from circuit.common.progress import collected
     from tests.small_models import D_VOCAB, random_model
 
     torch.set_num_threads(1)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from circuit.errors import OptionError
-from circuit.method import AblationType, Method, PatchType, sample_points
+from circuit.common.errors import OptionError
+from circuit.edges.method import AblationType, Method, PatchType, sample_points
 
 
 def test_sample_points_of_each_rule() -> None:

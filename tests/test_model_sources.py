@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuit.catalogue import LOCAL, cache_folder, offered
-from circuit.errors import JobCancelled, ModelError, NotEnoughMemoryError
-from circuit.model_store import ModelStore
-from circuit.models import load_model, model_card, wrap
+from circuit.common.errors import JobCancelled, ModelError, NotEnoughMemoryError
+from circuit.common.settings import cache_folder
+from circuit.models.catalogue import LOCAL, offered
+from circuit.models.load import load_model, model_card, wrap
+from circuit.models.store import ModelStore
 from tests.small_models import random_hf_model, tokenizer
 from tests.tiny_gguf import D_MODEL, N_HEADS, N_KV_HEADS, N_LAYERS, write_gguf
 
@@ -96,7 +97,7 @@ def hub() -> Iterator[str]:
 def said_of(name: str, tmp_path: Path, **environment: str) -> str:
     """What loading from a hub says, in a process of its own, since libraries read the hub's address once."""
     script = (
-        "from circuit.errors import ModelError\nfrom circuit.models import load_model\n"
+        "from circuit.common.errors import ModelError\nfrom circuit.models.load import load_model\n"
         f"try:\n    load_model({name!r}, device='cpu')\nexcept ModelError as error:\n    print(error)"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), **environment}
@@ -126,7 +127,7 @@ def test_the_precision_is_float32_up_to_a_size_and_bfloat16_above(
     small_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load_model(small_folder, device="cpu").dtype == torch.float32
-    monkeypatch.setattr("circuit.models._LARGE", 10)
+    monkeypatch.setattr("circuit.models.load._LARGE", 10)
     assert load_model(small_folder, device="cpu").dtype == torch.bfloat16
     assert load_model(small_folder, device="cpu", dtype="float32").dtype == torch.float32
 
@@ -134,7 +135,7 @@ def test_the_precision_is_float32_up_to_a_size_and_bfloat16_above(
 def test_a_model_that_does_not_fit_is_refused_with_both_numbers(
     small_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("circuit.memory.free_memory", lambda device: 1_000)
+    monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 1_000)
     with pytest.raises(NotEnoughMemoryError, match=r"takes 0\.0 GB, and cpu has 0\.0 GB free: choose a smaller"):
         load_model(small_folder, device="cpu")
 
@@ -190,7 +191,7 @@ def test_idle_models_make_room_for_one_that_does_not_fit(small_folder: Path, mon
     store = ModelStore(budget=10**9)
     with store.use(a, "cpu", "auto"):
         pass
-    monkeypatch.setattr("circuit.memory.free_memory", lambda device: 10**9 if not store.held else 0)
+    monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 10**9 if not store.held else 0)
     with store.use(b, "cpu", "auto"):
         assert held_names(store) == [b]
 
@@ -209,6 +210,6 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(small: str) -> None:
 
 def test_a_model_that_transformer_lens_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     hf_model = random_hf_model("gpt2", scale_attn_weights=False)
-    monkeypatch.setattr("circuit.patchable._REFUSED_VARIANTS", ())  # as if nobody had known of this option
+    monkeypatch.setattr("circuit.engine.supported._REFUSED_VARIANTS", ())  # as if nobody had known of this option
     with pytest.raises(ModelError, match="TransformerLens computes other logits than the model itself"):
         wrap(hf_model, tokenizer())

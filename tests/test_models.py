@@ -16,13 +16,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 
-from circuit.catalogue import CATALOGUE, SMOLLM2, cache_folder, offered, title_of
-from circuit.errors import ModelError, OptionError
-from circuit.models import load_model
+from circuit.common.errors import ModelError, OptionError
+from circuit.common.settings import cache_folder
+from circuit.models.catalogue import CATALOGUE, SMOLLM2, offered, title_of
+from circuit.models.load import load_model
 from tests.small_models import random_hf_model, tokenizer
 
 if TYPE_CHECKING:
-    from circuit.patchable import PatchableModel
+    from circuit.engine.model import PatchableModel
 
 WEIGHTS = "model.safetensors"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from circuit.dataset import PromptDataset, PromptPairBatch
-from circuit.errors import PromptError
-from circuit.objective import answer_values, check_answers, loss, token_values
+from circuit.common.errors import PromptError
+from circuit.engine.dataset import PromptDataset, PromptPairBatch
+from circuit.engine.loss import answer_values, check_answers, loss, token_values
 
 ZERO = torch.zeros(2, 1, dtype=torch.long)
 LOG2, LOG3 = torch.log(torch.tensor(2.0)).item(), torch.log(torch.tensor(3.0)).item()

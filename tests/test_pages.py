@@ -19,28 +19,24 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.examples import EXAMPLES
-from circuit.faithfulness import curve_sizes
-from circuit.graph import EdgeGraph
-from circuit.measuring import MeasureRequest, find_smallest, measure
-from circuit.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
-from circuit.presets import PRESETS
-from circuit.prompt_files import write
-from circuit.prompts import PromptPair, PromptSet
-from circuit.pruning import edges_for_share, live_edges, node_edges, top_edges
-from circuit.runs import Baseline, Run, RunConfig
-from circuit.tasks import (
-    AttentionRequest,
-    CheckRequest,
-    EffectsRequest,
-    attribute,
-    check_prompts,
-    measure_effects,
-    read_attention,
-)
-from circuit.ui import estimate
-from circuit.ui.prompt_table import from_table
-from circuit.ui.server import job_server
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.edges.ranking import edges_for_share, top_edges
+from circuit.edges.subgraph import live_edges, node_edges
+from circuit.jobs.attribute import attribute
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effects, read_attention
+from circuit.jobs.measure import MeasureRequest, find_smallest, measure
+from circuit.prompts.files import write
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.examples import EXAMPLES
+from circuit.runs.faithfulness import curve_sizes
+from circuit.runs.run import Baseline, Run
+from circuit.ui.frame.server import job_server
+from circuit.ui.prompts.table import from_table
+from circuit.ui.run import estimate
 from tests.job_functions import LONG, count, square, until
 
 pytestmark = pytest.mark.timeout(150)
@@ -313,7 +309,7 @@ def test_a_paste_becomes_rows_and_what_is_wrong_with_it_is_named_by_its_line() -
 
 
 def test_more_rows_than_a_page_can_hold_are_refused_however_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuit.prompt_files.MOST_ROWS", 3)
+    monkeypatch.setattr("circuit.prompts.files.MOST_ROWS", 3)
     visitor = Visitor()
     visitor.work_on("teaching", NUMBERS)
     visitor.go(PROMPTS)
@@ -949,11 +945,11 @@ def test_who_has_not_signed_in_sees_nothing_where_the_owner_asks_for_it(monkeypa
         assert "its owner has not named a provider" in visitor.errors()
         assert not visitor.at.header
         assert not visitor.at.button
-    monkeypatch.setattr("circuit.ui.page.st.user", {"is_logged_in": False})
+    monkeypatch.setattr("circuit.ui.frame.page.st.user", {"is_logged_in": False})
     for page in (None, *PAGES):
         visitor = Visitor(page)
         assert [button.label for button in visitor.at.button] == ["Sign in"]
-    monkeypatch.setattr("circuit.ui.page.st.user", {"is_logged_in": True, "sub": "7", "email": "ann@example.org"})
+    monkeypatch.setattr("circuit.ui.frame.page.st.user", {"is_logged_in": True, "sub": "7", "email": "ann@example.org"})
     visitor = Visitor(ATTRIBUTE)
     assert visitor.at.header[0].value == "2 · Attribute"
     assert visitor.button("Sign out")

@@ -9,14 +9,17 @@ import pytest
 import torch
 import transformers
 
-from circuit import memory, patchable
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.errors import ModelError, OptionError, PromptError
-from circuit.mask_gradient import mask_gradient_prune_scores
-from circuit.memory import automatic_batch_size, bytes_per_prompt, free_memory
-from circuit.models import wrap
-from circuit.patchable import SUPPORTED, PatchableModel, check_supported
-from circuit.unbridged import Hook
+from circuit.common.errors import ModelError, OptionError, PromptError
+from circuit.engine import memory
+from circuit.engine import supported as patchable
+from circuit.engine.batches import automatic_batch_size, bytes_per_prompt
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.hooks import Hook
+from circuit.engine.mask_gradient import mask_gradient_prune_scores
+from circuit.engine.memory import free_memory
+from circuit.engine.model import PatchableModel
+from circuit.engine.supported import SUPPORTED, check_supported
+from circuit.models.load import wrap
 from tests.small_models import ARCHITECTURES, D_VOCAB, VARIANTS, random_hf_model, random_model, shared_model, tokenizer
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -102,7 +105,7 @@ def test_shape(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_residual_stream_is_the_sum_of_its_sources_and_of_output_biases(name: str) -> None:
     """What every number rests on."""
-    from circuit.ablation import record
+    from circuit.engine.ablation import record
 
     model = shared_model(name)
     (batch,) = PromptDataLoader(dataset(), 2)

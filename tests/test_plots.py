@@ -8,22 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
+from circuit.common.errors import OptionError
+from circuit.edges.filter import EdgeFilter
+from circuit.edges.graph import EdgeGraph
 from circuit.plots.attention import attention_heatmaps
 from circuit.plots.colors import PALETTES, bar_scale, log_place, score_scale, score_ticks
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
 from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
 from circuit.plots.matrix import position_heatmap, score_matrix
-from circuit.plots.numbers import (
-    Reduce,
-    dense_scores,
-    destination_groups,
-    layer_scores,
-    position_scores,
-    source_groups,
-)
-from circuit.selection import EdgeFilter
+from circuit.plots.numbers import Reduce, dense_scores, destination_groups, layer_scores, position_scores, source_groups
 from tests.graphs import SHAPES, SMOL, random_scores
 
 REDUCTIONS: list[Reduce] = ["abs_sum", "signed_sum", "abs_max"]

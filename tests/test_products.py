@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from circuit import products
-from circuit.products import batched, inner_products, linear, linear_layers, quick_linears
+from circuit.engine import matmul as products
+from circuit.engine.matmul import batched, inner_products, linear, linear_layers, quick_linears
 from tests.small_models import ARCHITECTURES, shared_model
 
 TOKENS = torch.arange(12).view(2, 6)

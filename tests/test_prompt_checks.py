@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuit.errors import ModelError
-from circuit.prompt_checks import KINDS, check_bos, check_pair, parting
-from circuit.prompts import PromptPair, PromptSet, encode, mended
-from circuit.tokenizer import PromptTokenizer
+from circuit.common.errors import ModelError
+from circuit.models.tokenizer import PromptTokenizer
+from circuit.prompts.checks import KINDS, check_bos, check_pair, parting
+from circuit.prompts.encode import encode, mended
+from circuit.prompts.pairs import PromptPair, PromptSet
 
 GOOD = PromptPair(" the cat", " the dog", (" sat",), (" is",))
 EXAMPLES: dict[str, tuple[PromptPair, PromptPair | None]] = {
@@ -170,7 +171,7 @@ def test_a_tokenizer_written_in_python_is_refused_with_a_sentence() -> None:
 
 
 def test_the_smollm2_tokenizer_is_read_as_the_loaded_model_has_it(smollm2: Any) -> None:
-    from circuit.models import load_tokenizer
+    from circuit.models.load import load_tokenizer
 
     words = load_tokenizer("smollm2-135m")
     assert (words.n_ctx, words.prepend_bos) == (smollm2.n_ctx, smollm2.prepend_bos)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from circuit.errors import PromptError
-from circuit.prompt_files import (
+from circuit.common.errors import PromptError
+from circuit.prompts.files import (
     FORMATS,
     MOST_BYTES,
     MOST_CHARACTERS,
@@ -23,7 +23,7 @@ from circuit.prompt_files import (
     read_text,
     write,
 )
-from circuit.prompts import PromptPair, PromptSet
+from circuit.prompts.pairs import PromptPair, PromptSet
 
 # Characters that mean something to a format, beside all others; no halves of characters, which no file can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(" \n\r\t,|\"'[]{}\\\x00\x85\ufeff\u2028")

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from circuit.models.tokenizer import PromptTokenizer
 from circuit.plots.prompt_plot import prompt_plot
 from circuit.plots.token_view import MOST_COLUMNS, Column, columns_of, token_view
-from circuit.prompt_checks import PairTokens, check_pair
-from circuit.prompts import PromptPair
-from circuit.sanity import PairResult
-from circuit.tokenizer import PromptTokenizer
+from circuit.prompts.checks import PairTokens, check_pair
+from circuit.prompts.pairs import PromptPair
+from circuit.prompts.verdicts import PairResult
 
 TOKENS = st.lists(st.integers(0, 3), max_size=12)
 

@@ -9,8 +9,8 @@ def test_every_verdict_is_shown_with_a_link_and_as_it_is_written() -> None:
     def page() -> None:
         import math
 
-        from circuit.sanity import PairResult, verdicts
-        from circuit.ui.prompt_report import show_verdicts
+        from circuit.prompts.verdicts import PairResult, verdicts
+        from circuit.ui.prompts.report import show_verdicts
 
         numbers = [
             (5, -5, 1),

@@ -12,16 +12,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from circuit import tasks
-from circuit.errors import PromptError
-from circuit.presets import PRESETS, presets_for
-from circuit.prompts import Encoded, PromptPair, PromptSet, encode
-from circuit.tasks import CheckRequest, check_prompts
-from circuit.tokenizer import visible
-from circuit.ui.prompt_table import COLUMNS, NUMBER, from_table, to_table, wants_numbers
+from circuit.common.errors import PromptError
+from circuit.jobs import load
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.models.tokenizer import visible
+from circuit.prompts.encode import Encoded, encode
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS, presets_for
+from circuit.ui.prompts.table import COLUMNS, NUMBER, from_table, to_table, wants_numbers
 
 if TYPE_CHECKING:
-    from circuit.patchable import PatchableModel
+    from circuit.engine.model import PatchableModel
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PAIRS = st.builds(PromptPair, TEXT, TEXT, st.lists(TEXT).map(tuple), st.lists(TEXT).map(tuple))
@@ -307,8 +308,8 @@ def test_a_preset_has_many_different_pairs(key: str) -> None:
 def test_smollm2_does_every_pair_of_a_preset_and_corrupting_turns_it(
     key: str, smollm2: PatchableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks.models.cache_clear()
-    monkeypatch.setattr("circuit.model_store.load_model", lambda *args, **options: smollm2)
+    load.models.cache_clear()
+    monkeypatch.setattr("circuit.models.store.load_model", lambda *args, **options: smollm2)
     report = check_prompts(CheckRequest("smollm2-135m", PRESETS[key].prompts))
     assert report.problems == {}
     assert (report.difference_clean > 0).all()

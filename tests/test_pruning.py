@@ -9,20 +9,10 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from circuit.errors import NumericalError, OptionError
-from circuit.graph import EdgeGraph
-from circuit.pruning import (
-    circuit_graph,
-    edge_mask,
-    edge_ranks,
-    edge_table,
-    edges_above,
-    edges_for_share,
-    live_edges,
-    n_rankable,
-    node_edges,
-    top_edges,
-)
+from circuit.common.errors import NumericalError, OptionError
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import edge_mask, edge_ranks, edge_table, edges_above, edges_for_share, n_rankable, top_edges
+from circuit.edges.subgraph import circuit_graph, live_edges, node_edges
 
 SHAPES = [
     EdgeGraph(3, 4, 4),

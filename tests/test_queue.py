@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from circuit.queue import FairQueue
+from circuit.workers.queue import FairQueue
 
 
 def filled(*items: str) -> FairQueue[str]:

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from circuit import read_out
-from circuit.ablation import Ablation
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.differences import TokenBlock
-from circuit.errors import OptionError
-from circuit.mask_gradient import PruneScores, prompt_scores, score_edges
-from circuit.method import AblationType, Method
-from circuit.models import wrap
-from circuit.patchable import PatchableModel
-from circuit.read_out import Pass, ReadOut
+from circuit.common.errors import OptionError
+from circuit.edges.method import AblationType, Method
+from circuit.engine import score_product as read_out
+from circuit.engine.ablation import Ablation
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.mask_gradient import prompt_scores, score_edges
+from circuit.engine.masked_pass import Pass
+from circuit.engine.model import PatchableModel, PruneScores
+from circuit.engine.score_product import ReadOut
+from circuit.engine.token_block import TokenBlock
+from circuit.models.load import wrap
 from tests.small_models import ARCHITECTURES, D_VOCAB, random_hf_model, shared_model, tokenizer
 
 METHODS = {

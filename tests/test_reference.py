@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from circuit.dataset import PromptDataLoader, PromptDataset
-from circuit.mask_gradient import mask_gradient_prune_scores
-from circuit.method import AblationType, PatchType
-from circuit.patching import run_circuits
+from circuit.edges.method import AblationType, PatchType
+from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.mask_gradient import mask_gradient_prune_scores
+from circuit.engine.patching import run_circuits
 from tests.small_models import AUTOCIRCUIT, reference_model
 
 INDEX = json.loads((AUTOCIRCUIT / "index.json").read_text())

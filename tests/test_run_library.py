@@ -17,17 +17,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from circuit import run_library, runs
-from circuit.errors import RunFileError
-from circuit.files import write_whole
-from circuit.run_library import RunLibrary
-from circuit.runs import Run
+from circuit.common.errors import RunFileError
+from circuit.common.files import write_whole
+from circuit.runs import library as run_library
+from circuit.runs import run as runs
+from circuit.runs.library import RunLibrary
+from circuit.runs.run import Run
 from tests.test_runs import header_of, make_run
 
 
@@ -191,7 +193,7 @@ def with_header(header: bytes, body: bytes = b"") -> bytes:
     [
         b"\x80\x04\x95\x1b\x00\x00\x00",  # a pickle
         b"PK\x03\x04",
-        os.urandom(4096),
+        Random(0).randbytes(4096),
         struct.pack("<Q", 2**63) + b"{}",
         struct.pack("<Q", 90_000_000) + b"{" + b" " * 1000,
         with_header(b"{}"),
@@ -437,7 +439,7 @@ def test_what_a_killed_server_left_is_removed_in_time(library: RunLibrary) -> No
 SAVE = """
 import sys
 from pathlib import Path
-from circuit.run_library import RunLibrary
+from circuit.runs.library import RunLibrary
 from tests.test_runs import make_run
 library = RunLibrary(Path(sys.argv[1]))
 print("ready", flush=True)

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from circuit import runs
-from circuit.errors import RunFileError
-from circuit.graph import EdgeGraph
-from circuit.method import AblationType, Method
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import Baseline, Run, RunConfig
+from circuit.common.errors import RunFileError
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import AblationType, Method
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs import run as runs
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Baseline, Run
 
 PROMPTS = PromptSet(
     "naïve · 数",

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.faithfulness import Curve
-from circuit.links import settings_file, settings_text
-from circuit.measuring import MeasureRequest, measure
-from circuit.method import AblationType, Method
-from circuit.run_library import RunLibrary
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute
-from circuit.ui.server import job_server
+from circuit.edges.method import AblationType, Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.measure import MeasureRequest, measure
+from circuit.runs.config import RunConfig
+from circuit.runs.faithfulness import Curve
+from circuit.runs.library import RunLibrary
+from circuit.runs.links import settings_file, settings_text
+from circuit.runs.run import Run
+from circuit.ui.frame.server import job_server
 from tests.job_functions import LONG, count
 from tests.test_pages import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor, seen
 
@@ -261,7 +262,7 @@ def test_what_others_have_measured_of_a_run_is_kept_beside_what_a_session_measur
     def page() -> None:
         import streamlit as st
 
-        from circuit.ui import session
+        from circuit.ui.frame import session
 
         for run, key, curve in st.session_state.get("to keep", []):
             session.keep_curve(run, key, curve)
@@ -492,7 +493,7 @@ def test_a_run_says_where_it_comes_from(runs: list[Run], small: str, small_folde
 
 
 def test_a_model_with_other_weights_has_another_hash(small: str, small_folder: Path, tmp_path: Path) -> None:
-    from circuit.model_identity import model_identity
+    from circuit.models.identity import model_identity
 
     for name, weights in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).mkdir()

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from circuit.sanity import FEWEST, MOST_RESAMPLED, Estimate, PairResult, Summary, drivers, listed, trouble, verdicts
+from circuit.prompts.verdicts import (
+    FEWEST,
+    MOST_RESAMPLED,
+    Estimate,
+    PairResult,
+    Summary,
+    drivers,
+    listed,
+    trouble,
+    verdicts,
+)
 
 
 def result(clean: float, corrupt: float, rank: int = 1) -> PairResult:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
-from circuit.pruning import edge_ranks, edges_above
-from circuit.selection import EdgeFilter, describe_filter, strongest_of
+from circuit.common.errors import OptionError
+from circuit.edges.filter import EdgeFilter, describe_filter, strongest_of
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import edge_ranks, edges_above
 
 GRAPH = EdgeGraph(3, 4, 2)
 APART = EdgeGraph(2, 2, 1, seq_len=3)

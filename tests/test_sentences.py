@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from circuit.graph import EdgeGraph
-from circuit.method import Method
-from circuit.sentences import edge_words, effect_words, node_words, position_words, score_is
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import Method
+from circuit.edges.sentences import edge_words, effect_words, node_words, position_words, score_is
 
 GROUPED = EdgeGraph(3, 6, 2)
 PLAIN = EdgeGraph(3, 4, 4, seq_len=2)

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from circuit.catalogue import cache_folder, hub_allowed, is_allowed, known, offered, runs_folder
-from circuit.errors import CircuitError, SettingsError
-from circuit.limits import check_request
-from circuit.measuring import MeasureRequest
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import RunConfig
-from circuit.settings import PREFIX, Settings, read_settings, settings
+from circuit.common.errors import CircuitError, SettingsError
+from circuit.common.settings import PREFIX, Settings, cache_folder, read_settings, runs_folder, settings
+from circuit.jobs.limits import check_request
+from circuit.jobs.measure import MeasureRequest
+from circuit.models.catalogue import hub_allowed, is_allowed, known, offered
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "edgescope.example.toml"
@@ -117,7 +117,12 @@ def test_a_variable_that_cannot_be_used_is_named() -> None:
 def run_settings(**variables: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **variables}
     return subprocess.run(
-        [sys.executable, "-m", "circuit.settings"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "circuit.common.settings"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -135,7 +140,7 @@ def test_the_owner_can_ask_what_is_in_force_before_he_starts(tmp_path: Path) -> 
 
 def test_settings_are_cheap_to_import() -> None:
     heavy = "{'torch', 'streamlit', 'numpy', 'distributed'}"
-    code = f"import sys, circuit.settings; print({heavy} & set(sys.modules))"
+    code = f"import sys, circuit.common.settings; print({heavy} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert printed.stdout.strip() == "set()"
 

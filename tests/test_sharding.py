@@ -16,17 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuit.errors import CircuitError, JobCancelled, JobError, PromptError
-from circuit.jobs import JobServer
-from circuit.measuring import MeasureRequest, measure, measure_all
-from circuit.method import AblationType, Method
-from circuit.notes import note
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import Run, RunConfig
-from circuit.sharding import Cut, JobGroup, shards, submit
-from circuit.tasks import EffectsRequest, Part, attribute, check_prompts, measure_effects
-from circuit.worker import Progress
+from circuit.common.errors import CircuitError, JobCancelled, JobError, PromptError
+from circuit.common.progress import note
+from circuit.edges.method import AblationType, Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.check import check_prompts
+from circuit.jobs.inspect import EffectsRequest, measure_effects
+from circuit.jobs.measure import MeasureRequest, measure, measure_all
+from circuit.jobs.prepare import Part
+from circuit.jobs.shards import shards, submit
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
+from circuit.workers.group import Cut, JobGroup
+from circuit.workers.server import JobServer
+from circuit.workers.worker import Progress
 from tests.job_functions import LONG, count, running, square, until
 
 pytestmark = pytest.mark.timeout(120)

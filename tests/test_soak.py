@@ -7,11 +7,11 @@ import gc
 import psutil
 import pytest
 
-from circuit.jobs import JobServer
-from circuit.presets import PRESETS
-from circuit.prompts import PromptSet
-from circuit.runs import RunConfig
-from circuit.tasks import attribute
+from circuit.jobs.attribute import attribute
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.workers.server import JobServer
 from tests.job_functions import unlimited
 
 PROMPTS = PRESETS["teaching-ioi"].prompts

@@ -15,20 +15,21 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.errors import JobError, OptionError, PromptError, RunFileError
-from circuit.estimate import Line, Pace
-from circuit.files import write_whole
-from circuit.jobs import Job, JobServer
-from circuit.measuring import MeasureRequest, measure
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair, PromptSet
-from circuit.run_library import RunLibrary
-from circuit.runs import Run
-from circuit.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
-from circuit.tasks import attribute
-from circuit.ui import estimate
-from circuit.ui.server import job_server
+from circuit.common.errors import JobError, OptionError, PromptError, RunFileError
+from circuit.common.files import write_whole
+from circuit.edges.method import AblationType, Method
+from circuit.jobs.attribute import attribute
+from circuit.jobs.estimate import Line, Pace
+from circuit.jobs.measure import MeasureRequest, measure
+from circuit.jobs.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.library import RunLibrary
+from circuit.runs.run import Run
+from circuit.ui.frame.server import job_server
+from circuit.ui.run import estimate
+from circuit.workers.job import Job
+from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, until
 from tests.test_pages import Visitor
 
@@ -160,7 +161,7 @@ def test_rows_say_why_the_sweep_ended_before_their_turn(server: JobServer, tmp_p
     table = start(server, Sweep(("teaching",), (IOI,), (Method(), IG)), tmp_path, "two")
     job = server.get(table.job)
     assert job is not None
-    server._stop(job, JobError("The job was stopped after 1 minutes."))
+    server.stop(job, JobError("The job was stopped after 1 minutes."))
     assert end(server, table).state == "failed"
     rows = Table.load(table_file(tmp_path, table.id)).rows
     assert [(row.state, row.note) for row in rows] == [("not run", "The job was stopped after 1 minutes.")] * 2
@@ -192,7 +193,7 @@ def test_a_disk_that_fails_meanwhile_costs_no_run_its_turn(
             raise RunFileError("The run could not be saved in the runs directory: No space left on device.")
         RunLibrary(tmp_path).save(run)
 
-    monkeypatch.setattr("circuit.sweep.write_whole", failing)
+    monkeypatch.setattr("circuit.jobs.sweep.write_whole", failing)
     sweep = Sweep(("teaching",), (IOI,), (Method(), IG))
     table = start(server, sweep, tmp_path, "two", keep=keep)
     assert end(server, table).result() == "2 of 2 runs finished."
@@ -211,7 +212,7 @@ def test_a_disk_that_stays_full_is_said_without_its_path(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     table = start(server, Sweep(("teaching",), (IOI,), (Method(),)), tmp_path, "one")
-    monkeypatch.setattr("circuit.sweep.write_whole", full)
+    monkeypatch.setattr("circuit.jobs.sweep.write_whole", full)
     assert end(server, table).result() == (
         "1 of 1 runs finished. The table could not be saved: No space left on device."
     )

@@ -17,15 +17,29 @@ import torch
 from torch import Tensor
 
 import circuit
-from circuit.dataset import AnswerTokens, PromptDataLoader, PromptDataset, PromptPairBatch
-from circuit.patchable import PatchableModel
-from circuit.patching import run_circuits, run_edge_masks
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair, PromptSet, encode
-from circuit.pruning import edge_mask, live_edges, top_edges
-from circuit.teaching import FOLDER
-from circuit.teaching.tasks import HE, MAX_WORDS, NAMES, NOUNS, PLACES, SHE, TASKS, THINGS, VOCABULARY, Pair, words
-from circuit.teaching.train import Settings, describe, make_tokenizer, save, train
+from circuit.edges.ranking import edge_mask, top_edges
+from circuit.edges.subgraph import live_edges
+from circuit.engine.dataset import AnswerTokens, PromptDataLoader, PromptDataset, PromptPairBatch
+from circuit.engine.model import PatchableModel
+from circuit.engine.patching import run_circuits, run_edge_masks
+from circuit.models.teaching import FOLDER
+from circuit.models.teaching.tasks import (
+    HE,
+    MAX_WORDS,
+    NAMES,
+    NOUNS,
+    PLACES,
+    SHE,
+    TASKS,
+    THINGS,
+    VOCABULARY,
+    Pair,
+    words,
+)
+from circuit.models.teaching.train import Settings, describe, make_tokenizer, save, train
+from circuit.prompts.encode import encode
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
 
 
 @functools.cache
@@ -121,7 +135,7 @@ def test_there_is_a_preset_for_each_task() -> None:
 
 
 def test_tasks_are_read_without_torch() -> None:
-    code = "import sys, circuit.teaching.tasks; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, circuit.models.teaching.tasks; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

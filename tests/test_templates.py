@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from circuit.errors import CircuitError, PromptError
-from circuit.presets import PRESETS
-from circuit.prompts import PromptPair
-from circuit.templates import Slots, Template, lines_of, slots_of
+from circuit.common.errors import CircuitError, PromptError
+from circuit.prompts.pairs import PromptPair
+from circuit.prompts.presets import PRESETS
+from circuit.prompts.templates import Slots, Template, lines_of, slots_of
 
 NAMES = Template("{A} sees {B}", "{B} sees {A}", " {A}", " {B}", slots_of("A, B: Mary, John, Anna"))
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.glossary import TERMS
-from circuit.graph import EdgeGraph
-from circuit.prompts import PromptPair, PromptSet
-from circuit.runs import Baseline, Run, RunConfig
-from circuit.ui import page, tour
-from circuit.ui.server import job_server
+from circuit.edges.graph import EdgeGraph
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Baseline, Run
+from circuit.ui.frame import navigation, tour
+from circuit.ui.frame.server import job_server
+from circuit.ui.glossary import TERMS
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -68,7 +69,7 @@ def scored(at: AppTest) -> AppTest:
 def test_six_steps_lead_over_all_pages_and_end() -> None:
     at = press(visit(), "start")
     for number, step in enumerate(tour.STEPS, start=1):
-        title = next(label for target, label, _ in page.PAGES if target == step.page)
+        title = next(label for target, label, _ in navigation.PAGES if target == step.page)
         assert at.header[0].value == title
         assert f"Tour {number} of {len(tour.STEPS)} · {step.title}" in words(at)
         assert at.query_params["tour"] in (str(number), [str(number)])
@@ -90,7 +91,7 @@ def test_the_words_fit_the_example() -> None:
     assert {answer.strip() for answer in (*pair.answers, *pair.wrong_answers)} <= set(about.replace("*", "").split())
     assert {key for keys in tour._TERMS for key in keys} <= set(TERMS)
     assert len(tour._TERMS) == len(tour.STEPS)
-    assert {step.page for step in tour.STEPS} <= {target for target, *_ in page.PAGES}
+    assert {step.page for step in tour.STEPS} <= {target for target, *_ in navigation.PAGES}
 
 
 def test_a_circuit_of_another_size_does_not_end_the_tour() -> None:
@@ -138,7 +139,7 @@ def test_it_is_skipped_and_resumed_where_it_was_left() -> None:
 
 def test_other_pages_lead_back_to_it() -> None:
     at = press(visit(), "start")
-    at.switch_page(page.GLOSSARY)
+    at.switch_page(navigation.GLOSSARY)
     run(at)
     assert "at step 1 of 6" in words(at)
     press(at, "on")
@@ -148,7 +149,7 @@ def test_other_pages_lead_back_to_it() -> None:
 def test_a_reload_goes_on_with_it() -> None:
     at = AppTest.from_file(APP, default_timeout=30)
     at.query_params["tour"] = "4"
-    at.switch_page(page.SCORES)
+    at.switch_page(navigation.SCORES)
     run(at)
     assert "Tour 4 of 6" in words(at)
     assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
@@ -225,7 +226,7 @@ def test_a_reload_in_the_tour_keeps_what_was_there_before() -> None:
     at = visit()
     at.session_state["model"] = "gpt2"
     at.session_state["prompts"] = MINE
-    at = reloaded(run(press(run(at), "start")), page.PROMPTS)
+    at = reloaded(run(press(run(at), "start")), navigation.PROMPTS)
     assert at.session_state["prompts"].pairs == tour.EXAMPLE.config.prompts.pairs
     press(at, "leave")
     assert (at.session_state["model"], at.session_state["prompts"].pairs) == ("gpt2", MINE.pairs)
@@ -234,13 +235,13 @@ def test_a_reload_in_the_tour_keeps_what_was_there_before() -> None:
 def test_an_edit_survives_a_reload_in_the_tour() -> None:
     at = press(visit(), "start")
     mine = edit(at)
-    at = press(reloaded(run(at), page.PROMPTS), "leave")
+    at = press(reloaded(run(at), navigation.PROMPTS), "leave")
     assert at.session_state["prompts"].pairs == mine.pairs
 
 
 def test_a_tour_that_was_left_is_resumed_after_a_reload() -> None:
     at = run(press(press(press(visit(), "start"), "next"), "leave"))
-    assert reloaded(at, page.GLOSSARY).button("tour-sidebar").label == "Resume the tour, 2 of 6"
+    assert reloaded(at, navigation.GLOSSARY).button("tour-sidebar").label == "Resume the tour, 2 of 6"
 
 
 def test_without_its_model_there_is_no_tour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from circuit.faithfulness import Curve, Measured
-from circuit.method import AblationType
-from circuit.pruning import Importance
-from circuit.ui.faithfulness import Setting, verdict
+from circuit.edges.method import AblationType
+from circuit.edges.ranking import Importance
+from circuit.runs.faithfulness import Curve, Measured
+from circuit.ui.run.faithfulness import Setting, verdict
 
 NAN = float("nan")
 

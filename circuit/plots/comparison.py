@@ -15,11 +15,11 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuit.comparison import expected_overlap
-from circuit.faithfulness import Curve
 from circuit.plots.colors import NEUTRAL, PALETTES, log_place, rgba, score_ticks
 from circuit.plots.frame import with_caption
-from circuit.runs import Run
+from circuit.runs.comparison import expected_overlap
+from circuit.runs.faithfulness import Curve
+from circuit.runs.run import Run
 
 DRAWN = 3000
 """Points of a scatter plot: more would only make the page slow, and lie on top of each other."""
@@ -141,7 +141,7 @@ def overlap_curves(
     dark: bool = False,
     width: int = 620,
 ) -> go.Figure:
-    """One line a pair of runs (`circuit.comparison.overlap`), and a dashed one for edges drawn at random.
+    """One line a pair of runs (`circuit.runs.comparison.overlap`), and a dashed one for edges drawn at random.
 
     Of many sizes some hundred are drawn, evenly spaced on the logarithmic axis; `chosen` is marked.
     """

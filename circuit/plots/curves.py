@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuit.graph import EdgeGraph
+from circuit.edges.graph import EdgeGraph
 from circuit.plots.colors import PALETTES
 from circuit.plots.frame import with_caption
 from circuit.plots.numbers import Kept
@@ -76,7 +76,7 @@ def effect_scatter(
 ) -> go.Figure:
     """One point an edge: its score, and the measured rise of the loss when it alone is ablated.
 
-    On the line both are equal. `score_is` says what a score is (`circuit.sentences.score_is`).
+    On the line both are equal. `score_is` says what a score is (`circuit.edges.sentences.score_is`).
     `customdata` is the edge's number, for `circuit.plots.heatmap.picked_edge`.
     """
     edges = list(effects)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from circuit.faithfulness import Curve
 from circuit.plots.colors import HELPS, PALETTES, rgba
 from circuit.plots.frame import with_caption
+from circuit.runs.faithfulness import Curve
 
 _GRAY = (128, 128, 128)
 

@@ -24,10 +24,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 import networkx as nx
 
+from circuit.edges.graph import INPUT_WORDS
+from circuit.edges.sentences import node_words
 from circuit.plots.colors import PALETTES, Palette
 from circuit.plots.layout import Layout
-from circuit.pruning import INPUT_WORDS
-from circuit.sentences import node_words
 
 _FONT = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, sans-serif"'
 _CHARACTER = 6.2
@@ -62,7 +62,7 @@ def graph_svg(
     """The circuit as a complete SVG document.
 
     Args:
-        drawn: From `circuit.pruning.circuit_graph`.
+        drawn: From `circuit.edges.subgraph.circuit_graph`.
         layout: Places of its nodes.
         caption: What the scores are scores of; written below the circuit.
         dark: Whether the page is dark.

@@ -28,8 +28,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
+from circuit.common.errors import OptionError
+from circuit.edges.graph import EdgeGraph
 from circuit.plots.colors import NEUTRAL, PALETTES, rgba
 from circuit.plots.frame import add_targets, draw_lines, heat_figure
 from circuit.plots.numbers import (

@@ -15,11 +15,11 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import circuit_marks
 from circuit.plots.layout import circuit_layout
-from circuit.pruning import circuit_graph, live_edges
-from circuit.runs import Run
+from circuit.runs.run import Run
 
 PICTURES = {dark: Path(__file__).parent / f"landing-{'dark' if dark else 'light'}.svg" for dark in (False, True)}
 """By whether the page is dark."""
@@ -71,9 +71,9 @@ def _still(marks: str) -> str:
 
 
 def main() -> None:
-    from circuit.examples import EXAMPLES
-    from circuit.measuring import MeasureRequest, measure
-    from circuit.tasks import attribute
+    from circuit.jobs.attribute import attribute
+    from circuit.jobs.measure import MeasureRequest, measure
+    from circuit.runs.examples import EXAMPLES
 
     example = EXAMPLES["teaching-ioi"]
     assert example.size is not None

@@ -1,7 +1,7 @@
 """Where the nodes of a circuit stand: layers from the bottom to the top, heads in columns by number.
 
     Layout          places in pixels, sizes, and the names of rows and columns
-    circuit_layout  the layout of a circuit of `circuit.pruning.circuit_graph`
+    circuit_layout  the layout of a circuit of `circuit.edges.subgraph.circuit_graph`
     stretched       the same layout at another height, for a model of few layers
     next_step       the size of circuit whose layout all smaller ones share
 
@@ -73,7 +73,7 @@ def circuit_layout(
     """Places for all nodes of `drawn`.
 
     Args:
-        drawn: From `circuit.pruning.circuit_graph`.
+        drawn: From `circuit.edges.subgraph.circuit_graph`.
         reference: A larger circuit of the same run, which decides what gets room; by default every layer does.
         width: In pixels; a model of very many heads takes more.
         height: In pixels, about: rows are never lower than can be read, nor higher than looks well.

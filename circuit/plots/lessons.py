@@ -15,11 +15,11 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from circuit.faithfulness import Curve
 from circuit.plots.colors import NEUTRAL, PALETTES, STRONG, rgba
+from circuit.runs.faithfulness import Curve
 
 if TYPE_CHECKING:
-    from circuit.lessons import LossCurve, Survey
+    from circuit.jobs.lessons import LossCurve, Survey
 
 _CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
 

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from circuit.graph import EdgeGraph
+from circuit.edges.graph import EdgeGraph
 from circuit.plots.frame import heat_figure
 from circuit.plots.heatmap import separate
 from circuit.plots.numbers import (

@@ -7,7 +7,7 @@
     layer_scores        destination groups by source groups
     position_scores     destination groups by token position
 
-A filter is one bool per edge (`circuit.selection.EdgeFilter.mask`); what it does not let through counts for nothing,
+A filter is one bool per edge (`circuit.edges.filter.EdgeFilter.mask`); what it does not let through counts for nothing,
 and a cell without an edge is NaN.
 """
 
@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from circuit.errors import OptionError
-from circuit.graph import EdgeGraph
+from circuit.common.errors import OptionError
+from circuit.edges.graph import EdgeGraph
 
 Reduce = Literal["abs_sum", "signed_sum", "abs_max"]
 """How scores become one number: the sum of absolute scores, the sum of scores, or the largest absolute score."""

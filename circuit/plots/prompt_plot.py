@@ -12,7 +12,7 @@ from math import isfinite
 import plotly.graph_objects as go
 
 from circuit.plots.colors import PALETTES
-from circuit.sanity import PairResult, trouble
+from circuit.prompts.verdicts import PairResult, trouble
 
 
 def prompt_plot(

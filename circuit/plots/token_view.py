@@ -15,9 +15,9 @@ from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 
+from circuit.models.tokenizer import PromptTokenizer, visible
 from circuit.plots.colors import PALETTES
-from circuit.prompt_checks import PairTokens, parting
-from circuit.tokenizer import PromptTokenizer, visible
+from circuit.prompts.checks import PairTokens, parting
 
 MOST_COLUMNS = 240
 """Longer prompts are shown around the place where they part."""

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from circuit.patchable import PatchableModel
+    from circuit.engine.model import PatchableModel
 
 ROOT = Path(__file__).parent.parent.parent
 

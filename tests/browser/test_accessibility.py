@@ -13,8 +13,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from circuit.examples import EXAMPLES
-from circuit.runs import Run
+from circuit.runs.examples import EXAMPLES
+from circuit.runs.run import Run
 from tests.browser.pages import READY, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -26,7 +26,7 @@ EXEMPT: dict[tuple[str, str], str] = {}
 @pytest.fixture(scope="module")
 def run(folders: None) -> Run:
     """The first example's scores, in the runs folder of the server."""
-    from circuit.tasks import attribute
+    from circuit.jobs.attribute import attribute
 
     run = attribute(EXAMPLES["teaching-ioi"].config)
     run.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{run.id}.safetensors")

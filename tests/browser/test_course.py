@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from circuit.drafts import Draft, save_draft
-from circuit.presets import PRESETS
-from circuit.prompts import PromptSet
-from circuit.runs import Run, RunConfig
-from circuit.tasks import attribute
+from circuit.jobs.attribute import attribute
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.drafts import Draft, save_draft
+from circuit.runs.run import Run
 from tests.browser.pages import READY, no_exception, settle
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.pages import READY, go, no_exception, settle
 
 if TYPE_CHECKING:
-    from circuit.patchable import PatchableModel
+    from circuit.engine.model import PatchableModel
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 

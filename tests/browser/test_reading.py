@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from circuit.method import Method
+from circuit.edges.method import Method
+from circuit.edges.ranking import top_edges
 from circuit.plots.heatmap import block_of
-from circuit.presets import PRESETS
-from circuit.pruning import top_edges
-from circuit.runs import Run, RunConfig
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
 from tests.browser.pages import READY, go, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 @pytest.fixture(scope="module")
 def run(folders: None) -> Run:
     """The teaching model's scores, in the runs folder of the server."""
-    from circuit.tasks import attribute
+    from circuit.jobs.attribute import attribute
 
     prompts = PRESETS["teaching-ioi"].prompts
     config = RunConfig("teaching", replace(prompts, pairs=prompts.pairs[:8]), Method(), device="cpu")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Page, expect
 
-from circuit.method import AblationType, Method
-from circuit.presets import PRESETS
-from circuit.pruning import top_edges
-from circuit.run_library import RunLibrary
-from circuit.runs import Run, RunConfig
+from circuit.edges.method import AblationType, Method
+from circuit.edges.ranking import top_edges
+from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
+from circuit.runs.library import RunLibrary
+from circuit.runs.run import Run
 from tests.browser.pages import READY, go, open_popover, settle
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def runs(folders: None) -> list[Run]:
     """Two runs of the teaching model, in the runs directory of the server."""
-    from circuit.tasks import attribute
+    from circuit.jobs.attribute import attribute
 
     prompts = PRESETS["teaching-ioi"].prompts
     prompts = replace(prompts, pairs=prompts.pairs[:8])

@@ -1,1 +1,1 @@
-"""The lessons of the Learn page, one file each; their numbers come from `circuit.lessons`."""
+"""The lessons of the Learn page, one file each; their numbers come from `circuit.jobs.lessons`."""

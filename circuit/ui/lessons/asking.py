@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from circuit.errors import CircuitError
-from circuit.ui import job_panel
-from circuit.ui.server import job_server, visitor
+from circuit.common.errors import CircuitError
+from circuit.ui.frame import job_panel
+from circuit.ui.frame.server import job_server, visitor
 
 _MOST = 2000
 """Answers kept for all sessions; the least recently used go first. One takes a few kilobytes."""

@@ -16,11 +16,12 @@ import networkx as nx
 import numpy as np
 import streamlit as st
 
-from circuit.lessons import lesson_graph
+from circuit.edges.subgraph import circuit_graph
+from circuit.jobs.lessons import lesson_graph
 from circuit.plots.graph_svg import Line, graph_svg
 from circuit.plots.layout import Layout, circuit_layout, stretched
-from circuit.pruning import circuit_graph
-from circuit.ui import graph_view, page
+from circuit.ui.frame import page
+from circuit.ui.run import graph_view
 
 WIDTH = 530
 """Pixels of the picture on a screen of 1366; it is scaled to the column it stands in."""

@@ -6,12 +6,12 @@ import math
 
 import streamlit as st
 
-from circuit.lessons import LESSON, Ablated, AblateRequest, SurveyRequest, ablate, survey
+from circuit.edges.ranking import top_edges
+from circuit.jobs.lessons import LESSON, Ablated, AblateRequest, SurveyRequest, ablate, survey
+from circuit.models.tokenizer import visible
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
-from circuit.pruning import top_edges
-from circuit.tokenizer import visible
-from circuit.ui import page
+from circuit.ui.frame import markdown, page
 from circuit.ui.lessons import board
 from circuit.ui.lessons.asking import ask
 
@@ -88,8 +88,8 @@ def _choose_prompt() -> int:
     if row >= 0:
         pair = pairs[row]
         st.caption(
-            f"Corrupt: {page.plain(pair.corrupt)}  \nRight: **{page.plain(visible(pair.answers[0]))}**, wrong: "
-            f"**{page.plain(visible(pair.wrong_answers[0]))}**"
+            f"Corrupt: {markdown.plain(pair.corrupt)}  \nRight: **{markdown.plain(visible(pair.answers[0]))}**, wrong: "
+            f"**{markdown.plain(visible(pair.wrong_answers[0]))}**"
         )
     return row
 
@@ -125,6 +125,6 @@ def _report(result: Ablated, n_ablated: int, n_prompts: int) -> None:
     span = result.clean.difference - result.corrupt.difference
     share = (result.present.difference - result.corrupt.difference) / span if span else math.nan
     share = 0.0 if abs(share) < 0.005 else share  # not -0%
-    top = ", ".join(f"{page.plain(visible(token))} {share:.0%}" for token, share in result.top[:3])
+    top = ", ".join(f"{markdown.plain(visible(token))} {share:.0%}" for token, share in result.top[:3])
     left = "" if math.isnan(share) else f"**{share:.0%}** of the way from corrupt to clean is left. "
     st.caption(f"{left}The model now says: {top}" + (" (first prompt)." if n_prompts > 1 else "."))

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from circuit.lessons import (
+from circuit.common.words import counted
+from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import live_edges
+from circuit.jobs.lessons import (
     LESSON,
     MEASURED,
     PickRequest,
@@ -22,11 +25,9 @@ from circuit.lessons import (
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
 from circuit.plots.lessons import Attempt, attempts_plot
-from circuit.pruning import live_edges, top_edges
-from circuit.ui import click, page
+from circuit.ui.frame import click, page
 from circuit.ui.lessons import board
 from circuit.ui.lessons.asking import ask
-from circuit.wording import counted
 
 TITLE = "Find the circuit yourself"
 _PICKED, _REVEALED, _ATTEMPTS, _ASKED = "lesson4_picked", "lesson4_revealed", "lesson4_attempts", "lesson4_asked"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
-from circuit.broken_prompts import BROKEN, Broken, Careless, CarelessRequest, careless_scores
-from circuit.catalogue import is_here, title_of
+from circuit.common.words import counted
+from circuit.edges.ranking import top_edges
+from circuit.jobs.careless import BROKEN, Broken, Careless, CarelessRequest, careless_scores
+from circuit.jobs.check import CheckRequest, check_prompts
+from circuit.jobs.load import ModelRequest, read_tokenizer
+from circuit.models.catalogue import is_here, title_of
 from circuit.plots.lessons import careless_plot
 from circuit.plots.token_view import token_view
-from circuit.prompts import Encoded, encode
-from circuit.pruning import top_edges
-from circuit.sanity import verdicts
-from circuit.tasks import CheckRequest, ModelRequest, check_prompts, read_tokenizer
-from circuit.ui import click, page, prompt_report, session
+from circuit.prompts.encode import Encoded, encode
+from circuit.prompts.verdicts import verdicts
+from circuit.ui.frame import click, navigation, page, session
 from circuit.ui.lessons.asking import ask
-from circuit.wording import counted
+from circuit.ui.prompts import report as prompt_report
 
 TITLE = "What can go wrong"
 _COMPARED = 10
@@ -36,7 +38,7 @@ def draw() -> None:
     )  # fmt: skip
     if opened:
         session.work_on(broken.model, broken.prompts)
-        page.go(page.PROMPTS)
+        navigation.go(navigation.PROMPTS)
     if not is_here(broken.model):
         st.info(f"This set is for {title_of(broken.model)}, which is not on this server yet: open it in 1 · Prompts.")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.lessons import (
+from circuit.jobs.lessons import (
     LESSON,
     CurveRequest,
     LossCurve,
@@ -16,7 +16,7 @@ from circuit.lessons import (
     survey,
 )
 from circuit.plots.lessons import mask_curve
-from circuit.ui import page
+from circuit.ui.frame import page
 from circuit.ui.lessons.asking import ask
 from circuit.ui.lessons.board import edge_label
 

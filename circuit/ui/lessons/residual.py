@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from circuit.graph import EdgeGraph
-from circuit.lessons import edge_counts, lesson_graph
+from circuit.edges.graph import EdgeGraph
+from circuit.jobs.lessons import edge_counts, lesson_graph
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
-from circuit.ui import page
+from circuit.ui.frame import page
 from circuit.ui.lessons import board
 
 TITLE = "Residual stream and edges"

@@ -1,0 +1,248 @@
+"""The edges of a model: nodes, and the arithmetic between edges and score tensors.
+
+    Node        something that writes to or reads from the residual stream
+    ScoreBlock  the destinations that share one module, and so one tensor of scores
+    EdgeGraph   all of them, for one shape of model
+
+    graph = EdgeGraph(n_layers=3, n_heads=4, n_kv_heads=4)
+    graph.n_edges                                  # 262
+    flat = graph.flatten(scores)                   # one float32 per edge
+    graph.edge_name(int(abs(flat).argmax()))       # 'A0.3->A2.1.Q'
+
+A model has up to a million edges, so no object is made for one: an edge is an index from 0 to n_edges - 1 in the
+order of `blocks`, and what is known about edges are arrays of that length. Modules are named, and score tensors
+shaped, as in AutoCircuit. The graph is that of Elhage et al. 2021 (https://transformer-circuits.pub/2021/framework),
+each head's query, key and value input being a destination of its own. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from circuit.common.errors import OptionError
+
+NodeKind = Literal["embedding", "head", "mlp", "final"]
+BlockKind = Literal["Q", "K", "V", "MLP", "Final"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A source or destination. `layer` is the block's number, -1 for the embedding, n_layers for the final residual."""
+
+    name: str
+    kind: NodeKind
+    layer: int
+    head: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBlock:
+    """The destinations of one module: `n_rows` of them, each reading the first `n_sources` sources.
+
+    Its score tensor has shape [n_rows, n_sources]; a module that is not split into heads has no row axis, and with
+    token positions kept apart there is a leading position axis.
+    """
+
+    module: str
+    kind: BlockKind
+    layer: int
+    n_rows: int
+    n_sources: int
+    first_destination: int
+    first_edge: int
+    has_heads: bool
+
+
+@dataclass(frozen=True)
+class EdgeGraph:
+    """Sources, destinations and edges of a transformer of this shape.
+
+    Args:
+        n_layers: Transformer blocks.
+        n_heads: Query heads a block: each is a source and a query destination.
+        n_kv_heads: Key-value heads a block: each is a key destination and a value destination.
+        parallel: Whether attention and MLP of a block read the same stream (GPT-NeoX, Phi), so that no edge leads
+            from a block's heads to its own MLP.
+        seq_len: With token positions kept apart, how many; else None.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    parallel: bool = False
+    seq_len: int | None = None
+
+    # --- nodes -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> list[Node]:
+        """All sources, in the order in which they write to the residual stream."""
+        nodes = [Node("Resid Start", "embedding", -1)]
+        for layer in range(self.n_layers):
+            nodes += [Node(f"A{layer}.{head}", "head", layer, head) for head in range(self.n_heads)]
+            nodes.append(Node(f"MLP {layer}", "mlp", layer))
+        return nodes
+
+    @cached_property
+    def blocks(self) -> list[ScoreBlock]:
+        """The score blocks, in the model's order: the order of edges and of a `PruneScores` dict."""
+        blocks: list[ScoreBlock] = []
+        destination = edge = 0
+
+        def add(module: str, kind: BlockKind, layer: int, n_rows: int, n_sources: int, has_heads: bool) -> None:
+            nonlocal destination, edge
+            blocks.append(ScoreBlock(module, kind, layer, n_rows, n_sources, destination, edge, has_heads))
+            destination += n_rows
+            edge += n_rows * n_sources * (self.seq_len or 1)
+
+        for layer in range(self.n_layers):
+            before = self.n_sources_before(layer)
+            add(f"blocks.{layer}.hook_q_input", "Q", layer, self.n_heads, before, True)
+            add(f"blocks.{layer}.hook_k_input", "K", layer, self.n_kv_heads, before, True)
+            add(f"blocks.{layer}.hook_v_input", "V", layer, self.n_kv_heads, before, True)
+            mlp_sources = before if self.parallel else before + self.n_heads
+            add(f"blocks.{layer}.hook_mlp_in", "MLP", layer, 1, mlp_sources, False)
+        last = self.n_layers - 1
+        add(f"blocks.{last}.hook_resid_post", "Final", self.n_layers, 1, self.n_sources, False)
+        return blocks
+
+    @cached_property
+    def destinations(self) -> list[Node]:
+        """All destinations, in the order of the rows of `blocks`."""
+        nodes = []
+        for block in self.blocks:
+            if block.kind == "Final":
+                nodes.append(Node("Resid End", "final", block.layer))
+            elif block.kind == "MLP":
+                nodes.append(Node(f"MLP {block.layer}", "mlp", block.layer))
+            else:
+                nodes += [
+                    Node(f"A{block.layer}.{head}.{block.kind}", "head", block.layer, head)
+                    for head in range(block.n_rows)
+                ]
+        return nodes
+
+    @property
+    def n_sources(self) -> int:
+        return 1 + self.n_layers * (self.n_heads + 1)
+
+    def n_sources_before(self, layer: int) -> int:
+        """How many sources have written to the residual stream when block `layer` reads it."""
+        return 1 + layer * (self.n_heads + 1)
+
+    def first_head(self, layer: int) -> int:
+        """Index of the first head of `layer` among the sources; its MLP is `n_heads` further."""
+        return self.n_sources_before(layer)
+
+    # --- edges -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def n_edges(self) -> int:
+        last = self.blocks[-1]
+        return last.first_edge + last.n_sources * (self.seq_len or 1)
+
+    @cached_property
+    def edge_source(self) -> Int32[np.ndarray, "n_edges"]:
+        """For every edge, the index of its source."""
+        return self._per_edge(lambda block, positions: np.tile(np.arange(block.n_sources), positions * block.n_rows))
+
+    @cached_property
+    def edge_destination(self) -> Int32[np.ndarray, "n_edges"]:
+        """For every edge, the index of its destination."""
+
+        def rows(block: ScoreBlock, positions: int) -> np.ndarray:
+            index = np.arange(block.first_destination, block.first_destination + block.n_rows)
+            return np.tile(np.repeat(index, block.n_sources), positions)
+
+        return self._per_edge(rows)
+
+    @cached_property
+    def edge_position(self) -> Int32[np.ndarray, "n_edges"]:
+        """For every edge, its token position; zeros where positions are summed."""
+        return self._per_edge(lambda block, positions: np.repeat(np.arange(positions), block.n_rows * block.n_sources))
+
+    def _per_edge(self, index_of: Any) -> np.ndarray:
+        positions = self.seq_len or 1
+        return np.concatenate([index_of(block, positions) for block in self.blocks]).astype(np.int32)
+
+    def edge_name(self, edge: int) -> str:
+        """The edge's name: source->destination, with the token position where positions are kept apart."""
+        source = self.sources[self.edge_source[edge]].name
+        destination = self.destinations[self.edge_destination[edge]].name
+        position = "" if self.seq_len is None else f" @{self.edge_position[edge]}"
+        return f"{source}->{destination}{position}"
+
+    def edge_label(self, edge: int) -> str:
+        """The edge's name for reading, with an arrow."""
+        return self.edge_name(edge).replace("->", " → ")
+
+    def check_edges(self, edges: Iterable[int]) -> None:
+        """Raise `OptionError` at the first number that is no edge's."""
+        for edge in edges:
+            if not 0 <= edge < self.n_edges:
+                raise OptionError(f"There is no edge {edge}: the edges of this model are 0 to {self.n_edges - 1}.")
+
+    # --- score tensors -----------------------------------------------------------------------------------------
+
+    def shape(self, block: ScoreBlock) -> tuple[int, ...]:
+        """The shape of the score tensor of `block`."""
+        positions = () if self.seq_len is None else (self.seq_len,)
+        return (*positions, *((block.n_rows,) if block.has_heads else ()), block.n_sources)
+
+    def flatten(self, scores: Mapping[str, Any]) -> Float32[np.ndarray, "n_edges"]:
+        """One array of all scores, in the order of edges, from a dict of tensors (torch on the CPU, or numpy).
+
+        Raises:
+            OptionError: When the scores are not those of a model of this shape.
+        """
+        parts = []
+        for block in self.blocks:
+            if block.module not in scores:
+                raise OptionError(f"The scores have no entry {block.module!r}: they belong to another model.")
+            part = np.asarray(scores[block.module], dtype=np.float32)
+            if part.shape != self.shape(block):
+                raise OptionError(
+                    f"The scores of {block.module!r} have shape {list(part.shape)}, and this model needs "
+                    f"{list(self.shape(block))}: they belong to another model, or to another number of positions."
+                )
+            parts.append(part.ravel())
+        if len(scores) != len(self.blocks):
+            raise OptionError(f"The scores have {len(scores)} entries, and this model has {len(self.blocks)} modules.")
+        return np.concatenate(parts)
+
+    def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The inverse of `flatten`: views of one array by module name, of any dtype. Axes before the edges' stay."""
+
+        def view(block: ScoreBlock) -> np.ndarray:
+            shape = self.shape(block)
+            part = flat[..., block.first_edge : block.first_edge + int(np.prod(shape))]
+            return part.reshape(*flat.shape[:-1], *shape)
+
+        return {block.module: view(block) for block in self.blocks}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape as plain values, for JSON: `EdgeGraph(**graph.to_dict())` is the same graph."""
+        return {
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_kv_heads,
+            "parallel": self.parallel,
+            "seq_len": self.seq_len,
+        }
+
+
+INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": "input", "Final": "input"}
+"""What an edge's `input` is called in a sentence."""
+
+
+def input_of(destination: Node) -> str:
+    """Which input of its node a destination is: Q, K, V, MLP or Final."""
+    if destination.kind == "head":
+        return destination.name.rpartition(".")[2]
+    return "MLP" if destination.kind == "mlp" else "Final"

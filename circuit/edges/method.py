@@ -1,0 +1,224 @@
+"""The choices that make a method: what is ablated, what is differentiated, and where.
+
+    AblationType     what replaces a source's activation along an edge
+    PatchType        whether a circuit's edges, or all others, are patched
+    GradFunction     what the logits become before the answers are read off
+    AnswerFunction   how the answers become one number a prompt
+    IntegrationRule  which mask values are averaged, with which weights
+    Method           all of them together, checked, with a one-line description
+    sample_points    mask values and weights of a method
+
+Names and meanings are those of AutoCircuit (https://github.com/UFO-101/auto-circuit). Nothing here imports
+torch, so the web process can hold a method without holding a model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any, Literal, Self, get_args
+
+from circuit.common.errors import OptionError
+
+GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
+AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
+IntegrationRule = Literal["reference", "trapezoid", "midpoint"]
+CleanCorrupt = Literal["clean", "corrupt"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+MOST_SAMPLES = 10_000
+"""Integrated gradients take at most so many samples: far more than make a difference."""
+
+
+class AblationType(Enum):
+    """What replaces a source's activation along an ablated edge. Numbered as in AutoCircuit."""
+
+    RESAMPLE = 1
+    """The same source's activation on the other prompt of the pair (`clean_corrupt` says which)."""
+    ZERO = 2
+    """Zeros."""
+    TOKENWISE_MEAN_CLEAN = 3
+    """The mean over all clean prompts, at each token position."""
+    TOKENWISE_MEAN_CORRUPT = 4
+    """The mean over all corrupt prompts, at each token position."""
+    TOKENWISE_MEAN_CLEAN_AND_CORRUPT = 5
+    """The mean over all clean and all corrupt prompts, at each token position."""
+    BATCH_TOKENWISE_MEAN = 6
+    """The mean over the prompts of the batch, at each token position: depends on the batch size."""
+    BATCH_ALL_TOK_MEAN = 7
+    """The mean over the prompts and positions of the batch: depends on the batch size."""
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ").lower()
+
+    @property
+    def reads_batch(self) -> bool:
+        """Whether the ablated activations come from the prompts of the batch (needs `clean_corrupt`)."""
+        return self in (AblationType.RESAMPLE, *BATCH_MEANS)
+
+    @property
+    def needs_batch_size(self) -> bool:
+        """Whether the result depends on the batch size, so that somebody has to choose one."""
+        return self in BATCH_MEANS
+
+    @property
+    def averages_dataset(self) -> bool:
+        """Whether the ablated activations are a mean over the whole dataset."""
+        return self in DATASET_MEANS
+
+    @property
+    def averages_positions_apart(self) -> bool:
+        """Whether prompts are averaged position by position, so that they need one length."""
+        return self.averages_dataset or self is AblationType.BATCH_TOKENWISE_MEAN
+
+
+BATCH_MEANS = (AblationType.BATCH_TOKENWISE_MEAN, AblationType.BATCH_ALL_TOK_MEAN)
+DATASET_MEANS = (
+    AblationType.TOKENWISE_MEAN_CLEAN,
+    AblationType.TOKENWISE_MEAN_CORRUPT,
+    AblationType.TOKENWISE_MEAN_CLEAN_AND_CORRUPT,
+)
+
+
+class PatchType(Enum):
+    """Which edges `run_circuits` patches. Numbered as in AutoCircuit."""
+
+    EDGE_PATCH = 1
+    """Corrupt prompt in; the circuit's edges carry the ablated clean activations."""
+    TREE_PATCH = 2
+    """Clean prompt in; every edge outside the circuit is ablated. This is 'running the circuit'."""
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ").lower()
+
+
+def sample_points(
+    mask_val: float | None,
+    integrated_grad_samples: int | None,
+    rule: IntegrationRule = "reference",
+) -> list[tuple[float, float]]:
+    """The mask values m at which the gradient is taken, and their weights, which sum to 1.
+
+    With N = `integrated_grad_samples`:
+
+    - `"reference"` (AutoCircuit's): m = 0/N, 1/N, ..., N/N, each weighted 1 / (N + 1).
+    - `"trapezoid"`: the same N + 1 points, the two ends weighted half: second-order accurate.
+    - `"midpoint"`: the N points m = (i + 1/2) / N, each weighted 1 / N: second-order accurate.
+
+    Raises:
+        OptionError: Unless exactly one of `mask_val` and `integrated_grad_samples` is given, in range.
+    """
+    if (mask_val is None) == (integrated_grad_samples is None):
+        both = "neither" if mask_val is None else "both"
+        raise OptionError(
+            f"Give exactly one of mask_val and integrated_grad_samples: {both} was given. "
+            "mask_val=0.0 is edge attribution patching; integrated_grad_samples=5 averages over the path."
+        )
+    if mask_val is not None:
+        if isinstance(mask_val, bool) or not isinstance(mask_val, int | float) or not 0.0 <= mask_val <= 1.0:
+            raise OptionError(f"mask_val must lie between 0 and 1, and is {mask_val!r}.")
+        return [(float(mask_val), 1.0)]
+    n = integrated_grad_samples
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise OptionError(f"integrated_grad_samples must be a whole number of 1 or more, and is {n!r}.")
+    if n > MOST_SAMPLES:
+        raise OptionError(f"integrated_grad_samples must be at most {MOST_SAMPLES}, and is {n}.")
+    if rule == "reference":
+        return [(i / n, 1 / (n + 1)) for i in range(n + 1)]
+    if rule == "trapezoid":
+        return [(i / n, (0.5 if i in (0, n) else 1.0) / n) for i in range(n + 1)]
+    if rule == "midpoint":
+        return [((i + 0.5) / n, 1 / n) for i in range(n)]
+    raise OptionError(f"integration_rule must be one of {_listed(IntegrationRule)}, and is {rule!r}.")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to score edges: every argument of `mask_gradient_prune_scores` but model and prompts.
+
+    `Method()` is edge attribution patching.
+
+    Raises:
+        OptionError: When the options do not fit together; the sentence says which and why.
+    """
+
+    grad_function: GradFunction = "logit"
+    answer_function: AnswerFunction = "avg_diff"
+    mask_val: float | None = 0.0
+    integrated_grad_samples: int | None = None
+    ablation_type: AblationType = AblationType.RESAMPLE
+    clean_corrupt: CleanCorrupt | None = "corrupt"
+    integration_rule: IntegrationRule = "reference"
+
+    def __post_init__(self) -> None:
+        _check_choice("grad_function", self.grad_function, GradFunction)
+        _check_choice("answer_function", self.answer_function, AnswerFunction)
+        _check_choice("integration_rule", self.integration_rule, IntegrationRule)
+        if not isinstance(self.ablation_type, AblationType):
+            raise OptionError(f"ablation_type must be an AblationType, and is {self.ablation_type!r}.")
+        if self.clean_corrupt is not None:
+            _check_choice("clean_corrupt", self.clean_corrupt, CleanCorrupt)
+        elif self.ablation_type.reads_batch:
+            raise OptionError(
+                f"The ablation '{self.ablation_type}' takes its activations from the prompts of the batch: "
+                "set clean_corrupt to 'clean' or 'corrupt' to say which of the pair."
+            )
+        self.points  # noqa: B018 - raises where mask_val and integrated_grad_samples do not fit
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Mask values and weights: see `sample_points`."""
+        return sample_points(self.mask_val, self.integrated_grad_samples, self.integration_rule)
+
+    @property
+    def is_edge_attribution_patching(self) -> bool:
+        """Whether this is EAP: logits, and the gradient at the untouched model."""
+        return self.grad_function == "logit" and self.mask_val == 0.0
+
+    def describe(self) -> str:
+        """One line for captions: what the scores of this method are scores of."""
+        if self.is_edge_attribution_patching:
+            name = "edge attribution patching"
+        elif self.mask_val is not None:
+            name = f"mask gradient at m = {self.mask_val:g}"
+        else:
+            points = self.points
+            name = f"integrated gradients, {len(points)} points ({self.integration_rule} rule)"
+        source = f" from {self.clean_corrupt} prompts" if self.ablation_type.reads_batch else ""
+        return f"{name}; {self.grad_function} {self.answer_function}; {self.ablation_type} ablation{source}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "ablation_type": self.ablation_type.name}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            OptionError: When a name or value is not one of ours.
+        """
+        known = set(cls.__dataclass_fields__)
+        if unknown := sorted(set(values) - known):
+            raise OptionError(f"Unknown method option {unknown[0]!r}: the options are {', '.join(sorted(known))}.")
+        values = dict(values)
+        name = values.get("ablation_type", AblationType.RESAMPLE.name)
+        if name not in AblationType.__members__:
+            raise OptionError(f"ablation_type must be one of {', '.join(AblationType.__members__)}, and is {name!r}.")
+        values["ablation_type"] = AblationType[name]
+        for key in ("mask_val", "integrated_grad_samples"):
+            value = values.get(key)
+            if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
+                raise OptionError(f"{key} must be a number or empty, and is {value!r}.")
+        return cls(**values)
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise OptionError(f"{name} must be one of {_listed(choices)}, and is {value!r}.")
+
+
+def _listed(choices: Any) -> str:
+    return ", ".join(repr(choice) for choice in get_args(choices))

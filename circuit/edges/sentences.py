@@ -1,0 +1,120 @@
+"""Edges and nodes in words.
+
+    edge_words    what an edge is: "head 5 of layer 4 writes into the query input of head 1 in layer 6"
+    effect_words  what its score says, and what ablating it really did
+    score_is      what the scores of a method are, as an estimate of that
+    node_words    what a node of the circuit graph is
+
+Markdown characters in tokens are escaped: what these functions return may stand on a page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from circuit.edges.graph import INPUT_WORDS, EdgeGraph, Node, input_of
+from circuit.edges.method import Method
+
+
+def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
+    """What the edge connects. `tokens` name the positions, where these are kept apart."""
+    source = graph.sources[graph.edge_source[edge]]
+    destination = graph.destinations[graph.edge_destination[edge]]
+    writer = {
+        "embedding": "the embedding",
+        "head": f"head {source.head} of layer {source.layer}",
+        "mlp": f"the MLP of layer {source.layer}",
+    }[source.kind]
+    words = f"{writer} writes into {_input(graph, destination)}"
+    if graph.seq_len is not None:
+        words += " at " + position_words(int(graph.edge_position[edge]), tokens)
+    return words
+
+
+def score_is(method: Method) -> str:
+    """What a score is of the loss, as a function of how far edges are ablated."""
+    if method.mask_val is None:
+        return "mean slope of the loss while all edges are ablated together"
+    if method.mask_val == 0:
+        return "linear estimate"
+    return f"slope of the loss where all edges are ablated by {method.mask_val:g}"
+
+
+_NO_CHANGE = 1e-3
+"""Of the score: a smaller effect has no sign to speak of."""
+
+_ROUNDING = 1e-6
+"""An effect as small may be float32's rounding of the loss."""
+
+
+def effect_words(score: float, effect: float | None = None, method: Method | None = None) -> str:
+    """What the score says of ablating the edge, and what was measured, where it was.
+
+    Only a gradient at the untouched model, which is what `method` is if it is not given, is an estimate of what
+    ablating this edge alone does; that of another is called what it is.
+    """
+    change = "raises" if score > 0 else "lowers"
+    if method is not None and method.mask_val != 0:
+        words = f"its score is {score:+.3g}, the {score_is(method)}: ablating it {change} the loss"
+    else:
+        words = f"ablating this edge {change} the loss by about {abs(score):.3g} (score)"
+    if score == 0:
+        words = "its score is 0: ablating this edge should leave the loss as it is"
+    if effect is None:
+        return words
+    if abs(effect) < max(_ROUNDING, _NO_CHANGE * abs(score)):
+        return f"{words}; really ablating it leaves the loss as it is"
+    changed = "raised" if effect > 0 else "lowered"
+    if score == 0:
+        return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}"
+    if (score > 0) == (effect > 0):
+        return f"{words}; measured by really ablating it: {abs(effect):.3g}"
+    return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}: the score has the wrong sign"
+
+
+def node_words(node: Mapping[str, Any], shape: Mapping[str, Any], tokens: Sequence[str] = ()) -> str:
+    """What a node of `circuit.edges.subgraph.circuit_graph` is; `shape` is the graph's own attributes."""
+    layer, head = node["layer"], node.get("head")
+    words = {
+        "embedding": "the embedding",
+        "head": f"head {head} of layer {layer}",
+        "mlp": f"the MLP of layer {layer}",
+        "final": "the final residual, read by the unembedding",
+    }.get(node["kind"])
+    if words is None:
+        words = (
+            f"keys and values of {_kv_head(int(head or 0), shape['n_heads'] // shape['n_kv_heads'])} of layer {layer}"
+        )
+    if "position" in node:
+        words += " at " + position_words(node["position"], tokens)
+    return words
+
+
+def position_words(position: int, tokens: Sequence[str] = ()) -> str:
+    """A token position, with its token where that is known."""
+    known = position < len(tokens) and tokens[position] != str(position)
+    return f"position {position} ({_escaped(tokens[position])})" if known else f"position {position}"
+
+
+def _input(graph: EdgeGraph, destination: Node) -> str:
+    if destination.kind == "final":
+        return "the final residual, which the unembedding reads"
+    if destination.kind == "mlp":
+        return f"the input of the MLP of layer {destination.layer}"
+    to, group = input_of(destination), graph.n_heads // graph.n_kv_heads
+    head = destination.head or 0
+    whose = f"head {head}" if to == "Q" or group == 1 else _kv_head(head, group)
+    return f"the {INPUT_WORDS[to]} of {whose} in layer {destination.layer}"
+
+
+def _kv_head(head: int, group: int) -> str:
+    """A key-value head, with the query heads that use it where these are several."""
+    if group == 1:
+        return f"head {head}"
+    return f"key-value head {head} (heads {head * group} to {(head + 1) * group - 1})"
+
+
+def _escaped(token: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>()#+\-.!|$~:])", r"\\\1", token)

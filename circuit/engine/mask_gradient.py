@@ -1,0 +1,207 @@
+"""Scores for every edge: the gradient of the loss with respect to the edge's mask.
+
+For destination d and source s, at mask value m on every edge at once,
+
+    score[d, s] = mean over prompts of  sum over token positions of  < dL/dx_d , a_s - c_s >
+
+where x_d is what d reads before its layer norm, c_s what s wrote in this pass, and a_s its ablated value. It is
+AutoCircuit's `mask_gradient_prune_scores` (https://github.com/UFO-101/auto-circuit, MIT), after edge attribution
+patching (Syed et al. 2023, https://arxiv.org/abs/2310.10348) and integrated gradients (Sundararajan et al. 2017,
+https://arxiv.org/abs/1703.01365; Hanna et al. 2024, https://arxiv.org/abs/2403.17806).
+
+The steps, for each batch of prompts and each mask value m:
+
+1. The ablated activations a_s, and the streams built from them, from one plain forward pass (`ablation`).
+2. A forward pass in which each branch reads  x = r + m (r_abl - r).  All masks share one value, and the residual stream
+   r is the plain sum of its sources, so no edge needs a tensor of its own.
+3. A backward pass to activations only: to the queries, keys and values of each head, each MLP's input, and the final
+   residual.
+4. The gradient at a head's own input. The layer norm's vector-Jacobian product is linear, so it is taken of
+   W_Q[h] @ dL/dq_h, and the forward pass never copies the residual stream once a head.
+5. The scores of a few layers' destinations: (A - C) [sources, tokens * d_model] times their gradients
+   [destinations, the same].T (`read_out`, and `norm_backward` for step 4)
+
+A positive score means that ablating the edge raises the loss: the edge helps the task. Scores are averages over prompts
+and sample points; AutoCircuit's code adds them up instead, so its numbers are n_batches * n_points times ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from circuit.common.errors import NumericalError, OptionError
+from circuit.common.progress import Cancelled, Progress, Report
+from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.engine.ablation import Ablation
+from circuit.engine.batches import by_batch, ready
+from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
+from circuit.engine.loss import check_answers
+from circuit.engine.masked_pass import masked_backward
+from circuit.engine.model import PatchableModel, PruneScores, precision_advice
+from circuit.engine.score_product import ReadOut
+
+
+def mask_gradient_prune_scores(
+    model: PatchableModel,
+    dataloader: PromptDataLoader,
+    official_edges: object = None,
+    grad_function: GradFunction = "logit",
+    answer_function: AnswerFunction = "avg_diff",
+    mask_val: float | None = None,
+    integrated_grad_samples: int | None = None,
+    ablation_type: AblationType = AblationType.RESAMPLE,
+    clean_corrupt: Literal["clean", "corrupt"] | None = "corrupt",
+    *,
+    integration_rule: IntegrationRule = "reference",
+    progress: Report | None = None,
+    cancelled: Cancelled | None = None,
+) -> PruneScores:
+    """Score every edge by the gradient of the loss with respect to its mask.
+
+    Args:
+        model: The model, with token positions kept apart or added up.
+        dataloader: The prompts. Scores do not depend on its batch size, but for the two batch-mean ablations.
+        official_edges: Not used; accepted because AutoCircuit's algorithms all take it.
+        grad_function: What the logits become before the answers are read off.
+        answer_function: How the answers become one number a prompt; the loss is minus that number.
+        mask_val: The mask value m in [0, 1] at which the gradient is taken: 0 at the untouched model.
+        integrated_grad_samples: Average over mask values from 0 to 1 instead. Exactly one of the two is given.
+        ablation_type: What replaces an ablated activation.
+        clean_corrupt: Which prompts of the pair the ablated activations come from. Needed by the ablations that read
+            the batch (resample and the batch means); the others ignore it.
+        integration_rule: Which mask values are averaged, with which weights: see `sample_points`.
+        progress: Called as `progress(step, total, message)` after each step.
+        cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
+
+    Returns:
+        Scores in units of the loss (logits for `logit`, and so on), by destination module: see `PruneScores`. An
+        edge's importance is its absolute score.
+
+    Raises:
+        OptionError: Options that do not fit together.
+        PromptError: Prompts that the options or the model cannot use; names the row.
+        BatchMemoryError: A prompt that does not fit into memory, or a batch that must not be halved.
+        NumericalError: A score that is not finite; names the step.
+        JobCancelled: `cancelled` said so.
+    """
+    method = Method(
+        grad_function,
+        answer_function,
+        mask_val,
+        integrated_grad_samples,
+        ablation_type,
+        clean_corrupt,
+        integration_rule,
+    )
+    return score_edges(model, dataloader, method, progress, cancelled)
+
+
+def edge_attribution_patching_prune_scores(
+    model: PatchableModel,
+    dataloader: PromptDataLoader,
+    official_edges: object = None,
+    answer_diff: bool = True,
+) -> PruneScores:
+    """Edge attribution patching (Syed et al. 2023): `mask_gradient_prune_scores` of logits at mask value 0.
+
+    Args:
+        model: The model.
+        dataloader: The prompts.
+        official_edges: Not used.
+        answer_diff: Differentiate right minus wrong answers; False, the right answers alone.
+    """
+    answer_function: AnswerFunction = "avg_diff" if answer_diff else "avg_val"
+    return score_edges(model, dataloader, Method(answer_function=answer_function))
+
+
+def prompt_scores(
+    model: PatchableModel,
+    loader: PromptDataLoader,
+    method: Method,
+    report: Report | None = None,
+    cancelled: Cancelled | None = None,
+) -> PruneScores:
+    """Scores of every edge on every prompt: as `score_edges`, with the prompts as the first axis. Their mean over
+    prompts is the score.
+
+    Raises:
+        OptionError: A model with token positions kept apart; or an ablation that ties the prompts of a batch together.
+    """
+    if model.seq_len is not None:
+        raise OptionError("Scores can be kept apart by prompt or by token position, not both: leave seq_len out.")
+    if method.ablation_type.needs_batch_size:
+        raise OptionError(f"'{method.ablation_type}' mixes the prompts of a batch, so no score belongs to one prompt.")
+    return score_edges(model, loader, method, report, cancelled, per_prompt=True)
+
+
+def score_edges(
+    model: PatchableModel,
+    loader: PromptDataLoader,
+    method: Method,
+    report: Report | None = None,
+    cancelled: Cancelled | None = None,
+    *,
+    per_prompt: bool = False,
+    points: Sequence[tuple[float, float]] | None = None,
+) -> PruneScores:
+    """`mask_gradient_prune_scores` with its options as one `Method`.
+
+    `per_prompt`: see `prompt_scores`. Where the loader goes through a part of its prompts, or where only some of the
+    method's `points` are given, the scores are that part's share, and the shares of all parts add up to the scores.
+    """
+    loader = ready(model, loader, method.ablation_type)
+    check_answers(loader.dataset, method.answer_function)
+    points = method.points if points is None else points
+    steps = len(loader) * len(points)
+    progress = Progress(steps + Ablation.n_passes(loader, method.ablation_type), report, cancelled)
+    with_streams = any(m != 0 for m, _ in points)
+    ablation = Ablation(model, loader, method.ablation_type, progress, with_streams)
+    read_out = ReadOut(model, "positions" if model.seq_len is not None else "prompts" if per_prompt else None)
+
+    def zeros(*n_prompts: int) -> Tensor:
+        return torch.zeros(*n_prompts, model.graph.n_edges, dtype=torch.float64, device=_accumulator_device(model))
+
+    def score(batch: PromptPairBatch) -> Tensor:
+        """The batch's scores, summed over its prompts unless they are kept apart."""
+        progress.check()
+        ablated = ablation.of(batch, method.clean_corrupt)
+        first = ablation.first_position(batch, method.clean_corrupt)
+        flat = zeros(len(batch)) if per_prompt else zeros()
+        sums: dict[str, Tensor] = model.graph.unflatten(flat)  # type: ignore[assignment,arg-type]
+        for point, (m, weight) in enumerate(points, start=1):
+            progress.check()
+            read_out.add(masked_backward(model, batch, ablated, m, method), ablated, first, weight, sums)
+            place = f"prompts {batch.rows.start + 1} to {batch.rows.stop} of {len(loader.dataset)}, mask value {m:.3g}"
+            _check_finite(sums, place, model)
+            words = f"prompts to {batch.rows.stop} of {len(loader.dataset)}"
+            progress.advance(words if len(points) == 1 else f"{words}, sample point {point} of {len(points)}")
+        return flat
+
+    total = zeros(len(loader.rows)) if per_prompt else zeros()
+    for batch, found in by_batch(model, loader, score, progress, len(points), method.ablation_type):
+        if per_prompt:
+            total[batch.rows.start - loader.rows.start : batch.rows.stop - loader.rows.start] = found
+        else:
+            total += found / len(loader.dataset)
+    blocks: dict[str, Tensor] = model.graph.unflatten(total)  # type: ignore[assignment,arg-type]
+    return {module: scores.float().cpu() for module, scores in blocks.items()}
+
+
+def _accumulator_device(model: PatchableModel) -> torch.device:
+    """Sums are kept in float64, which Apple's GPUs do not have."""
+    return torch.device("cpu") if model.device.type == "mps" else model.device
+
+
+def _check_finite(sums: dict[str, Tensor], place: str, model: PatchableModel) -> None:
+    # a sum is finite where all its parts are, and one answer is asked of the device, not one a module
+    if torch.stack([scores.sum() for scores in sums.values()]).isfinite().all():
+        return
+    module = next(name for name, scores in sums.items() if not scores.isfinite().all())
+    precision = str(model.dtype).removeprefix("torch.")
+    raise NumericalError(
+        f"A score that is not finite appeared in {module} ({place}, {precision}). {precision_advice(model)}"
+    )

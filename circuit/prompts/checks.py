@@ -1,0 +1,273 @@
+"""What is wrong with a pair of prompts for one model, in words, and how to mend it.
+
+    Finding       one thing that is wrong with one row: a sentence, and the pair mended where that is clear
+    KINDS         the kinds of findings, with what they are called together and what their fix is called
+    PairTokens    a pair as tokens, with its findings
+    check_pair    the checks that need one pair only
+    duplicates    the check that needs all of them
+    check_bos     whether the choice of a BOS token fits the tokenizer
+
+A row with a finding that is `broken` is left out of runs. `doubtful` rows are used, but their numbers may not mean what
+they seem to; a `note` is worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from circuit.common.words import counted
+from circuit.models.tokenizer import PromptTokenizer, visible
+
+if TYPE_CHECKING:
+    from circuit.prompts.pairs import PromptPair
+
+Severity = Literal["broken", "doubtful", "note"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What findings of one kind have in common."""
+
+    severity: Severity
+    title: str
+    fix: str = ""
+    """What the button says that mends them; empty where nobody can know how."""
+
+
+KINDS: dict[str, Kind] = {
+    "empty": Kind("broken", "Empty prompt"),
+    "length": Kind("broken", "Clean and corrupt differ in length"),
+    "same": Kind("broken", "Clean and corrupt are the same"),
+    "context": Kind("broken", "Longer than the model's context"),
+    "unanswered": Kind("broken", "No right answer"),
+    "split": Kind("broken", "Answer of several tokens", "Add the leading space"),
+    "blank": Kind("broken", "Empty answer", "Remove it"),
+    "unknown": Kind("broken", "Words that the tokenizer does not know"),
+    "both": Kind("broken", "Answer both right and wrong", "Keep it right only"),
+    "space": Kind("doubtful", "Leading space missing in an answer", "Add the leading space"),
+    "trailing": Kind("doubtful", "Prompt ends with a space", "Remove that space"),
+    "bos": Kind("doubtful", "BOS token doubled", "Remove it"),
+    "duplicate": Kind("doubtful", "Same pair as another row", "Keep it once"),
+    "repeated": Kind("note", "Answer given twice", "Keep it once"),
+    "one-sided": Kind("note", "No wrong answer"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one row."""
+
+    kind: str
+    words: str
+    mended: PromptPair | None = None
+    """The pair with all its findings of this kind mended."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the row cannot be used."""
+        return KINDS[self.kind].severity == "broken"
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """A pair as tokens of one model."""
+
+    clean: list[int]
+    corrupt: list[int]
+    answers: list[int]
+    """Each token once, as `wrong_answers`."""
+    wrong_answers: list[int]
+    findings: list[Finding] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    """Answers that were read without their leading space, since only so they are one token of this model."""
+
+
+def check_pair(pair: PromptPair, tokenizer: PromptTokenizer, prepend_bos: bool, n_ctx: int | None) -> PairTokens:
+    """Tokenize a pair, and find what is wrong with it."""
+    bos = [tokenizer.bos] if prepend_bos and tokenizer.bos is not None else []
+    clean, corrupt = bos + tokenizer.encode(pair.clean), bos + tokenizer.encode(pair.corrupt)
+    tokens = PairTokens(clean, corrupt, [], [])
+    found = tokens.findings
+    found += _prompts(pair, clean, corrupt, len(bos), tokenizer, n_ctx)
+    for which, texts, ids in (
+        ("right", pair.answers, tokens.answers),
+        ("wrong", pair.wrong_answers, tokens.wrong_answers),
+    ):
+        for text in texts:
+            split = tokenizer.encode(text)
+            if len(split) != 1 and text.startswith(" ") and len(bare := tokenizer.encode(text[1:])) == 1:
+                split = bare  # tokenizers that put a space before every text by themselves
+                tokens.adapted[text] = text[1:]
+            if len(split) == 1:
+                ids += split
+            else:
+                found.append(_not_one_token(which, text, split, pair, tokenizer))
+    found += _unknown_words(pair, tokenizer)
+    if not pair.answers:
+        found.append(Finding("unanswered", "There is no right answer."))
+    found += _answers(pair, tokens, tokenizer)
+    for ids in (tokens.answers, tokens.wrong_answers):  # or P(right answers) could exceed 1
+        ids[:] = dict.fromkeys(ids)
+    return tokens
+
+
+def duplicates(pairs: Sequence[PromptPair]) -> dict[int, Finding]:
+    """Rows, counted from 0, that say the same as an earlier one."""
+    first: dict[PromptPair, int] = {}
+    found = {}
+    for row, pair in enumerate(pairs):
+        if (earlier := first.setdefault(pair, row)) != row:
+            found[row] = Finding("duplicate", f"The same pair as row {earlier + 1}, so it counts twice.")
+    return found
+
+
+def check_bos(tokenizer: PromptTokenizer, choice: bool | None, clean: Sequence[str]) -> str | None:
+    """What is doubtful about the choice of a BOS token (None is the tokenizer's own habit), or None."""
+    if choice and tokenizer.bos is None:
+        return "This model's tokenizer has no BOS token, so none is put before the prompts."
+    if choice is False and tokenizer.prepend_bos:
+        mark = tokenizer.raw(tokenizer.bos) if tokenizer.bos is not None else ""
+        if not all(text.startswith(mark) for text in clean):
+            return (
+                f"The BOS token is missing: this model's tokenizer puts '{mark}' before every text, and the model has "
+                "hardly seen a text without it."
+            )
+    return None
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+def parting(clean: Sequence[int], corrupt: Sequence[int]) -> int:
+    """The first position at which two prompts differ, counted from 0 as in the token view: the shorter one's length
+    where none does."""
+    shared = min(len(clean), len(corrupt))
+    return next((i for i in range(shared) if clean[i] != corrupt[i]), shared)
+
+
+def _prompts(
+    pair: PromptPair, clean: list[int], corrupt: list[int], n_bos: int, tokenizer: PromptTokenizer, n_ctx: int | None
+) -> Iterator[Finding]:
+    if min(len(clean), len(corrupt)) <= n_bos:
+        yield Finding("empty", f"The {'corrupt' if len(clean) > n_bos else 'clean'} prompt is empty.")
+        return
+    if len(clean) != len(corrupt):
+        differs = parting(clean, corrupt)
+        pieces = ["".join(map(tokenizer.piece, ids[differs : differs + 3])) for ids in (clean, corrupt)]
+        yield Finding(
+            "length",
+            f"The clean prompt has {counted(len(clean), 'token')} and the corrupt one {len(corrupt)}: they part at "
+            f"position {differs} ('{visible(pieces[0])}' against '{visible(pieces[1])}'). Edges are compared token by "
+            "token, so both need the same number: swap in words of the same token length.",
+        )
+    elif clean == corrupt:
+        yield Finding("same", "The clean and the corrupt prompt are the same, so nothing is ablated.")
+    if n_ctx is not None and max(len(clean), len(corrupt)) > n_ctx:
+        longest = max(len(clean), len(corrupt))
+        yield Finding("context", f"The prompt has {longest} tokens, and the model's context is {n_ctx}.")
+    if n_bos and tokenizer.bos in (clean[n_bos], corrupt[n_bos]):
+        mark = tokenizer.raw(clean[0])
+        bare = replace(pair, clean=pair.clean.removeprefix(mark), corrupt=pair.corrupt.removeprefix(mark))
+        words = f"The prompt itself begins with the BOS token '{mark}', and another one is put before it."
+        yield Finding("bos", words, bare if bare != pair else None)
+    if any(not tokenizer.piece(ids[-1]).strip(" ") for ids in (clean, corrupt)):
+        bare = replace(pair, clean=pair.clean.rstrip(" "), corrupt=pair.corrupt.rstrip(" "))
+        if bare != pair:  # it is the text that ends with a space
+            words = "A prompt ends with a space, which this model's tokenizer would make part of the next word."
+            yield Finding("trailing", words, bare)
+
+
+def _unknown_words(pair: PromptPair, tokenizer: PromptTokenizer) -> Iterator[Finding]:
+    """Word-level tokenizers turn words that they do not know into one and the same token."""
+    unknown = tokenizer.unknown
+    if unknown is None:
+        return
+    for text in dict.fromkeys((pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers)):
+        if unknown in tokenizer.encode(text) and tokenizer.raw(unknown) not in text:
+            words = [word for word in text.split() if unknown in tokenizer.encode(word)]
+            yield Finding("unknown", f"This model's tokenizer does not know '{visible(' '.join(words) or text)}'.")
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def _not_one_token(which: str, text: str, split: list[int], pair: PromptPair, tokenizer: PromptTokenizer) -> Finding:
+    if not split:
+        bare = _each_answer(pair, lambda answer: answer if tokenizer.encode(answer) else None)
+        return Finding("blank", f"A {which} answer is empty.", bare)
+
+    def spaced(answer: str) -> str:
+        helps = len(tokenizer.encode(answer)) > 1 and len(tokenizer.encode(f" {answer}")) == 1
+        return f" {answer}" if helps else answer
+
+    pieces = " | ".join(visible(tokenizer.piece(token)) for token in split)
+    words = f"The {which} answer '{visible(text)}' is {len(split)} tokens for this model ({pieces})."
+    if spaced(text) == text:
+        return Finding("split", words)
+    hint = f"With a leading space it is one token: enter '{visible(spaced(text))}'."
+    return Finding("split", f"{words} {hint}", _each_answer(pair, spaced))
+
+
+def _answers(pair: PromptPair, tokens: PairTokens, tokenizer: PromptTokenizer) -> Iterator[Finding]:
+    both = sorted(set(tokens.answers) & set(tokens.wrong_answers))
+    if both:
+        left = [text for text in pair.wrong_answers if _token(text, tokenizer) not in both]
+        mended = replace(pair, wrong_answers=tuple(left)) if left else None
+        for token in both:
+            words = f"'{visible(tokenizer.piece(token))}' is both a right and a wrong answer."
+            yield Finding("both", words, mended)
+
+    bare = [text for text in (*pair.answers, *pair.wrong_answers) if _lacks_space(text, pair.clean, tokenizer)]
+    if bare:
+        mended = _each_answer(pair, lambda text: f" {text}" if text in bare else text)
+        listed = ", ".join(f"'{visible(text)}'" for text in dict.fromkeys(bare))
+        words = (
+            f"After this prompt a word begins with a space, and {listed} {'has' if len(set(bare)) == 1 else 'have'} "
+            f"none: '{visible(' ' + bare[0])}' is another token, and the likelier one."
+        )
+        yield Finding("space", words, mended)
+
+    for which, texts, ids in (
+        ("right", pair.answers, tokens.answers),
+        ("wrong", pair.wrong_answers, tokens.wrong_answers),
+    ):
+        if len(set(ids)) < len(ids):
+            first = {_token(text, tokenizer): text for text in reversed(texts)}
+            once = tuple(text for text in dict.fromkeys(texts) if first[_token(text, tokenizer)] == text)
+            mended = replace(pair, answers=once) if which == "right" else replace(pair, wrong_answers=once)
+            again = next(token for token in ids if ids.count(token) > 1)
+            words = f"The {which} answer '{visible(tokenizer.piece(again))}' is given {ids.count(again)} times"
+            yield Finding("repeated", f"{words}, and counts once.", mended)
+    if not pair.wrong_answers:
+        words = "There is no wrong answer: the answer function avg_diff cannot be used; avg_val and mse can."
+        yield Finding("one-sided", words)
+
+
+def _token(text: str, tokenizer: PromptTokenizer) -> int | str:
+    """The token that an answer is read as, or its text where it is not one."""
+    for each in (text, text.removeprefix(" ")):
+        if len(ids := tokenizer.encode(each)) == 1:
+            return ids[0]
+    return text
+
+
+def _lacks_space(answer: str, prompt: str, tokenizer: PromptTokenizer) -> bool:
+    """Whether an answer is one token with and without a leading space, two different ones, and the prompt's end calls
+    for that with the space. Digits may go on from digits, and nothing is said of a prompt that ends with a space, a
+    hyphen, an opening bracket or a quote."""
+    end = prompt[-1:]
+    if not answer[:1].isalnum() or not (end.isalnum() or end in ",.;:!?)]}") or (end.isdigit() and answer[0].isdigit()):
+        return False
+    bare, spaced = tokenizer.encode(answer), tokenizer.encode(f" {answer}")
+    return len(bare) == len(spaced) == 1 and bare != spaced
+
+
+def _each_answer(pair: PromptPair, change: Callable[[str], str | None]) -> PromptPair:
+    """The pair with every answer changed, or left out where the change is None."""
+    answers, wrong = (
+        tuple(new for text in texts if (new := change(text)) is not None)
+        for texts in (pair.answers, pair.wrong_answers)
+    )
+    return replace(pair, answers=answers, wrong_answers=wrong)

@@ -1,0 +1,130 @@
+"""Prompt pairs as the text that a person enters.
+
+PromptPair    a clean and a corrupt prompt, with right and wrong answers
+PromptSet     a named list of them; JSON in AutoCircuit's format
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from circuit.common.errors import PromptError
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean prompt, its minimal edit, and the next tokens that are right and wrong after the clean one."""
+
+    clean: str
+    corrupt: str
+    answers: tuple[str, ...]
+    wrong_answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A named list of prompt pairs.
+
+    `seq_labels` name the token positions and `word_idxs` the positions of words, where all prompts share one shape, as
+    in AutoCircuit's files.
+    """
+
+    name: str
+    pairs: tuple[PromptPair, ...]
+    seq_labels: tuple[str, ...] = ()
+    word_idxs: tuple[tuple[str, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def to_json(self) -> str:
+        """AutoCircuit's format: `{"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}`, and the name."""
+        content = {"name": self.name, **self.labels(), "prompts": [entry_of(pair) for pair in self.pairs]}
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "prompts") -> PromptSet:
+        """Read AutoCircuit's format.
+
+        Raises:
+            PromptError: Says what is wrong, and in which line or prompt, counted from 1.
+        """
+        data = json_of(text)
+        if not isinstance(data, dict) or not isinstance(data.get("prompts"), list):
+            raise PromptError('The JSON must hold {"prompts": [...]}: a list of prompt pairs.')
+        pairs = tuple(pair_of(f"Prompt {row}", entry) for row, entry in enumerate(data["prompts"], start=1))
+        given = data.get("name")
+        return cls(given if is_text(given) else name, pairs, *labels_of(data))
+
+    def labels(self) -> dict[str, Any]:
+        """The labels that the set has, as plain values for JSON."""
+        given = {"seq_labels": list(self.seq_labels), "word_idxs": dict(self.word_idxs)}
+        return {key: value for key, value in given.items() if value}
+
+
+def json_of(text: str, line: int = 1) -> Any:
+    """The value of a JSON text that begins at this line of its file.
+
+    Raises:
+        PromptError: When it is not JSON; names the line.
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise PromptError(
+            f"Line {line + error.lineno - 1} is not JSON: {error.msg} at column {error.colno}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"Line {line}: this is not JSON that can be read: {error}.") from error
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Text that can be encoded: JSON can also name halves of a character, which no tokenizer or browser takes."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def entry_of(pair: PromptPair) -> dict[str, Any]:
+    """A pair as plain values for JSON."""
+    return {
+        "clean": pair.clean,
+        "corrupt": pair.corrupt,
+        "answers": list(pair.answers),
+        "wrong_answers": list(pair.wrong_answers),
+    }
+
+
+def pair_of(where: str, entry: Any) -> PromptPair:
+    """The inverse of `entry_of`.
+
+    Raises:
+        PromptError: When it is not a pair; begins with `where`.
+    """
+    if not isinstance(entry, dict):
+        raise PromptError(f"{where}: expected an object with clean, corrupt, answers and wrong_answers.")
+    values: dict[str, Any] = {}
+    for key in ("clean", "corrupt"):
+        if not is_text(entry.get(key)):
+            raise PromptError(f"{where}: '{key}' must be text.")
+        values[key] = entry[key]
+    for key in ("answers", "wrong_answers"):
+        answers = entry.get(key, [])
+        if not isinstance(answers, list) or not all(is_text(answer) for answer in answers):
+            raise PromptError(f"{where}: '{key}' must be a list of texts.")
+        values[key] = tuple(answers)
+    return PromptPair(**values)
+
+
+def labels_of(data: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """`seq_labels` and `word_idxs` of a prompt set in JSON; both may be missing.
+
+    Raises:
+        PromptError: When one of them is there and is not what it should be.
+    """
+    labels, places = data.get("seq_labels") or [], data.get("word_idxs") or {}
+    if not isinstance(labels, list) or not all(is_text(label) for label in labels):
+        raise PromptError("'seq_labels' must be a list of texts, one a token position.")
+    if not isinstance(places, dict) or not all(is_text(word) and type(place) is int for word, place in places.items()):
+        raise PromptError("'word_idxs' must hold a position, a whole number, for every word.")
+    return tuple(labels), tuple(places.items())

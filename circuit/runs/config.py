@@ -1,0 +1,89 @@
+"""Everything that decides the scores: model, prompts, method.
+
+RunConfig   the settings of a run; plain values for JSON, and back
+
+config = RunConfig("smollm2-135m", PRESETS["ioi"].prompts, Method(mask_val=0.0), held_out=0.5)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, get_args
+
+import numpy as np
+
+from circuit.common.errors import RunFileError
+from circuit.edges.method import Method, Precision
+from circuit.prompts.pairs import PromptSet, is_text
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the scores.
+
+    `device` and `batch_size` do not, but for rounding, and for the two batch-mean ablations, which need a batch size.
+    """
+
+    model: str
+    prompts: PromptSet
+    method: Method = field(default_factory=Method)
+    dtype: Precision = "auto"
+    device: str = "auto"
+    prepend_bos: bool | None = None
+    keep_positions: bool = False
+    batch_size: int | None = None
+    held_out: float = 0.0
+    """The share of usable pairs that are not scored, so that circuits can be measured on other pairs."""
+    split_seed: int = 0
+
+    def split(self, usable: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The usable rows that are scored, and those that are held out: at random, the same for the same seed."""
+        n = min(round(self.held_out * len(usable)), len(usable) - 1)
+        if n <= 0:
+            return list(usable), []
+        chosen = set(np.random.default_rng(self.split_seed).permutation(usable)[:n].tolist())
+        return [row for row in usable if row not in chosen], sorted(chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "method": self.method.to_dict(), "prompts": json.loads(self.prompts.to_json())}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RunFileError: When a setting is missing or unknown, or has a value that it cannot have.
+            CircuitError: When the prompts or the method are not ones.
+        """
+        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
+            raise RunFileError(f"A run has no setting {unknown[0][:40]!r}.")
+        if missing := [name for name in ("model", "prompts", "method") if name not in values]:
+            raise RunFileError(f"The setting {missing[0]!r} is missing.")
+        for name, (types, fits) in _PLAIN_FIELDS.items():
+            if name in values and not (type(values[name]) in types and fits(values[name])):
+                raise RunFileError(f"The run's {name} cannot be {repr(values[name])[:60]}.")
+        if not isinstance(values["method"], dict):
+            raise RunFileError(f"The run's method cannot be {repr(values['method'])[:60]}.")
+        prompts = PromptSet.from_json(json.dumps(values["prompts"]))
+        return cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
+
+
+def _anything(_: Any) -> bool:
+    return True
+
+
+_PLAIN_FIELDS: dict[str, tuple[tuple[type, ...], Callable[[Any], bool]]] = {
+    "model": ((str,), is_text),
+    "dtype": ((str,), lambda name: name in get_args(Precision)),
+    "device": ((str,), is_text),
+    "prepend_bos": ((bool, NoneType), _anything),
+    "keep_positions": ((bool,), _anything),
+    "batch_size": ((int, NoneType), lambda n: n is None or 0 < n < 2**31),
+    "held_out": ((float, int), lambda share: 0 <= share < 1),
+    "split_seed": ((int,), lambda seed: 0 <= seed < 2**63),
+}

@@ -1,0 +1,59 @@
+"""Drafts: what a visitor has entered, kept on disk so that a reload of the page finds it.
+
+Draft         a model, prompts, the choice of a BOS token, and where the tour was left
+save_draft    under an id of 32 random hex digits, which is a capability: who has it may read the draft
+load_draft    None where there is none
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuit.common.errors import CircuitError
+from circuit.common.files import expire, write_whole
+from circuit.prompts.pairs import PromptSet
+from circuit.runs.run import RUN_ID
+
+KEPT = 30 * 24 * 3600
+"""Seconds after its last change for which a draft is kept."""
+MOST_KEPT = 500
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a visitor has entered."""
+
+    model: str
+    prompts: PromptSet
+    bos: str
+    tour: int = 0
+    """The step at which the tour was left, counted from 0."""
+
+
+def save_draft(folder: Path, draft_id: str, draft: Draft) -> None:
+    """Write a draft, and remove old ones. What cannot be written is let go: nothing but a reload needs it."""
+    prompts = json.loads(draft.prompts.to_json())
+    content = {"model": draft.model, "prompts": prompts, "bos": draft.bos, "tour": draft.tour}
+    with contextlib.suppress(OSError):
+        write_whole(_path(folder, draft_id), lambda part: part.write_text(json.dumps(content), encoding="utf-8"))
+        expire(folder, KEPT, MOST_KEPT)
+
+
+def load_draft(folder: Path, draft_id: str) -> Draft | None:
+    """The draft with this id, if there is one that can be read."""
+    if not RUN_ID.fullmatch(draft_id):
+        return None
+    try:
+        content = json.loads(_path(folder, draft_id).read_text("utf-8"))
+        prompts = PromptSet.from_json(json.dumps(content["prompts"]))
+        step = content.get("tour")
+        return Draft(str(content["model"]), prompts, str(content["bos"]), step if type(step) is int else 0)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, CircuitError):
+        return None
+
+
+def _path(folder: Path, draft_id: str) -> Path:
+    return folder / f"{draft_id}.json"

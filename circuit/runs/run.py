@@ -1,0 +1,230 @@
+"""A finished run: what was asked for, the scores, and where they come from.
+
+    RunConfig   everything that decides the scores: model, prompts, method
+    Baseline    how the whole model does on the prompts that were used
+    Run         config, scores, baseline and provenance; saved as one safetensors file
+    opened      a run's file with its header and graph, checked, without reading the scores
+
+    run.save(folder / f"{run.id}.safetensors")
+    run = Run.load(path)
+    run.caption                       # one line for figures: what these numbers are numbers of
+
+The file holds the score tensors under AutoCircuit's module names, and all the rest as JSON in its header, so it can be
+read without this package. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from circuit.common.errors import RunFileError
+from circuit.common.files import write_whole
+from circuit.common.words import counted
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import edge_ranks
+from circuit.models.tokenizer import visible
+from circuit.runs.config import RunConfig
+
+FORMAT = "edgescope-run-1"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The whole model on the prompts that were used: means over them, in the method's grad and answer function."""
+
+    clean: float
+    corrupt: float
+    accuracy: float
+    """The share of clean prompts on which every right answer's logit is above every wrong one's; NaN without any."""
+
+    def share(self, weight: float) -> Baseline:
+        """The numbers of a part of the whole that weighs this much."""
+        return Baseline(self.clean * weight, self.corrupt * weight, self.accuracy * weight)
+
+    def __add__(self, other: Baseline) -> Baseline:
+        """Two shares together."""
+        return Baseline(self.clean + other.clean, self.corrupt + other.corrupt, self.accuracy + other.accuracy)
+
+
+@dataclass
+class Run:
+    """Scores of every edge, and where they come from."""
+
+    config: RunConfig
+    graph: EdgeGraph
+    scores: Float32[np.ndarray, " n_edges"]
+    baseline: Baseline
+    used_rows: list[int]
+    """Rows of the prompt set that were scored, counted from 0; the others had problems, or were held out."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Model title, revision or hash of its weights, parameters, device, precision, versions, seconds, date; with
+    positions apart the first prompt's tokens; notes on what was done otherwise than asked; into how many parts the run
+    was cut. Seeds and prompts stand in `config`."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    held_out_rows: list[int] = field(default_factory=list)
+    """Usable rows that were not scored, counted from 0."""
+
+    @property
+    def caption(self) -> str:
+        """One line that says what the scores are scores of."""
+        n = f"{len(self.used_rows)} of {counted(len(self.config.prompts), 'prompt pair')}"
+        if self.held_out_rows:
+            n += f" ({len(self.held_out_rows)} held out)"
+        model = self.provenance.get("model", self.config.model)
+        dtype = self.provenance.get("dtype", self.config.dtype)
+        parts = [f"{model} ({dtype})", f"{self.config.prompts.name}, {n}", self.config.method.describe()]
+        if self.config.method.ablation_type.needs_batch_size:
+            parts.append(f"batches of {self.config.batch_size}")
+        if self.config.keep_positions:
+            parts.append("token positions apart")
+        return "; ".join([*parts, "score > 0: ablating the edge hurts"])
+
+    @cached_property
+    def ranks(self) -> Int[np.ndarray, " n_edges"]:
+        """For every edge, its place by absolute score: sorted once, however often it is looked at."""
+        return edge_ranks(self.scores)
+
+    @cached_property
+    def order(self) -> Int[np.ndarray, " n_edges"]:
+        """All edges, the one of largest absolute score first."""
+        return np.argsort(self.ranks)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done otherwise than asked, in sentences."""
+        notes = self.provenance.get("notes", [])
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
+    @property
+    def tokens(self) -> list[str]:
+        """Where token positions are kept apart, what to call each: the first prompt's tokens, or else numbers."""
+        numbers = [str(position) for position in range(self.graph.seq_len or 0)]
+        tokens = self.provenance.get("tokens")
+        if not isinstance(tokens, list) or len(tokens) != len(numbers):
+            return numbers
+        return [visible(str(token)) for token in tokens]
+
+    def save(self, path: Path) -> None:
+        """Write the file at once: whoever looks sees all of it, or nothing.
+
+        Raises:
+            RunFileError: When it cannot be written.
+        """
+        header = {
+            "format": FORMAT,
+            "id": self.id,
+            "config": self.config.to_dict(),
+            "graph": self.graph.to_dict(),
+            "baseline": asdict(self.baseline),
+            "used_rows": self.used_rows,
+            "held_out_rows": self.held_out_rows,
+            "provenance": self.provenance,
+        }
+        tensors = {name: np.ascontiguousarray(part) for name, part in self.graph.unflatten(self.scores).items()}
+        try:
+            write_whole(path, lambda part: save_file(tensors, part, {"edgescope": json.dumps(header)}))
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or str(error).rstrip(".")
+            raise RunFileError(f"The run could not be saved as {path}: {why}.") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read a run.
+
+        Raises:
+            RunFileError: When the file is missing, damaged, or not a run.
+        """
+        with opened(path) as (file, header, graph):
+            config = RunConfig.from_dict(header["config"])
+            rows, held_out = header["used_rows"], header.get("held_out_rows", [])
+            if not all(type(row) is int and 0 <= row < len(config.prompts) for row in (*rows, *held_out)):
+                raise ValueError(f"{rows} are not rows of its {len(config.prompts)} prompts")
+            scores = graph.flatten({block.module: file.get_tensor(block.module) for block in graph.blocks})
+            if n := int((~np.isfinite(scores)).sum()):
+                raise ValueError(f"{n:,} of its {len(scores):,} scores are not finite")
+            return cls(
+                config=config,
+                graph=graph,
+                scores=scores,
+                baseline=Baseline(**{name: float(value) for name, value in header["baseline"].items()}),
+                used_rows=list(rows),
+                provenance=_checked_provenance(header["provenance"]),
+                id=header["id"],
+                held_out_rows=list(held_out),
+            )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
+    """A run's file, its header, and its graph. Of the scores only the shapes have been looked at, not the numbers.
+
+    Raises:
+        RunFileError: When the file is missing, damaged, or not a run; also for whatever goes wrong inside the block.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {})["edgescope"]
+            header = json.loads(text)
+            if "\\ud" in text.lower():  # halves of a character, which no browser takes
+                json.dumps(header, ensure_ascii=False).encode()
+            if header["format"] != FORMAT:
+                raise RunFileError(
+                    f"{path.name} has format {repr(header['format'])[:60]}; this version reads {FORMAT!r}."
+                )
+            if not isinstance(header["id"], str) or not RUN_ID.fullmatch(header["id"]):
+                raise ValueError(f"{repr(header['id'])[:60]} is not an id of a run")
+            modules = set(file.keys())
+            graph = _graph(header["graph"], len(modules))
+            for block in graph.blocks:
+                if block.module not in modules:
+                    raise ValueError(f"it has no scores of {block.module!r}")
+                if (shape := tuple(file.get_slice(block.module).get_shape())) != graph.shape(block):
+                    raise ValueError(
+                        f"the scores of {block.module!r} have shape {list(shape)}, not {list(graph.shape(block))}"
+                    )
+            yield file, header, graph
+    except RunFileError:
+        raise
+    except FileNotFoundError as error:
+        raise RunFileError(f"There is no run at {path}.") from error
+    except KeyError as error:
+        raise RunFileError(f"{path.name} is damaged, or is not a saved run: it has no {error}.") from error
+    except Exception as error:  # the file may hold anything
+        why = str(error).rstrip(".")[:300]
+        raise RunFileError(f"{path.name} is damaged, or is not a saved run: {why}.") from error
+
+
+def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
+    """The graph of this shape, if it has as many modules as the file: a wrong number of layers could be any number."""
+    sizes = [shape[name] for name in ("n_layers", "n_heads", "n_kv_heads")]
+    if shape.get("seq_len") is not None:
+        sizes.append(shape["seq_len"])
+    if not all(type(size) is int and size > 0 for size in sizes) or 4 * sizes[0] + 1 != n_modules:
+        raise ValueError(f"{repr(shape)[:200]} is not the shape of a model with {n_modules} modules")
+    return EdgeGraph(**shape)
+
+
+def _checked_provenance(values: dict[str, Any]) -> dict[str, Any]:
+    """What pages show of it has the type that they expect; the rest may be anything."""
+    for name in ("model", "dtype", "device", "date"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"its {name} is not a text")
+    seconds = values.get("seconds", 0)
+    if type(seconds) not in (int, float) or not math.isfinite(seconds):
+        raise ValueError("its seconds are not a number")
+    return dict(values.items())

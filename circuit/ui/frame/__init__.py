@@ -1,0 +1,1 @@
+"""What every page has: its frame, navigation, address, job panel, and what a session remembers."""

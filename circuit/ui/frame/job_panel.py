@@ -1,0 +1,196 @@
+"""A session's jobs: one a slot, with a panel that shows progress, time left, and a cancel button.
+
+    start("attribute", attribute, config, title="IOI on SmolLM2")
+    if value := follow("attribute", now=config):     # draws the panel while the job runs
+        session.show_run(value)                      # its result, once
+
+The panel polls in a fragment, so the rest of the page is drawn once and stays usable. The job lives in the server: it
+goes on when the page is left, and a reload finds it again by the id in the address. Any open page of the session counts
+as looking at all its jobs (`watch`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from circuit.common.errors import CircuitError
+from circuit.common.settings import settings
+from circuit.jobs.attribute import attribute
+from circuit.jobs.shards import submit
+from circuit.ui.frame import address, explain, markdown, my_runs
+from circuit.ui.frame.server import job_server, visitor
+from circuit.workers.job import Job
+from circuit.workers.worker import JobFunction
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a slot's last job ended, where it has no result."""
+
+    words: str
+    cancelled: bool = False
+
+
+def start(slot: str, function: JobFunction, request: Any, title: str) -> None:
+    """Queue a job in this slot; a job of the same slot that is still going is cancelled."""
+    if (old := running(slot)) is not None:
+        old.cancel()
+    forget_error(slot)
+    st.session_state[f"request-{slot}"] = request
+    try:
+        keep = my_runs.keeper() if function is attribute else None
+        job = submit(job_server(), function, request, title=title, owner=visitor(), note=slot, keep=keep)
+        st.session_state[f"job-{slot}"] = job.id
+    except CircuitError as error:
+        fail(slot, str(error))
+
+
+def fail(slot: str, words: str) -> None:
+    """Say why there is no job in this slot."""
+    st.session_state[f"error-{slot}"] = _Ending(words)
+
+
+def forget_error(slot: str) -> None:
+    """Take back what went wrong in this slot, or was done otherwise than asked, so that it may be tried again."""
+    st.session_state.pop(f"error-{slot}", None)
+    st.session_state.pop(f"told-{slot}", None)
+
+
+def watch() -> None:
+    """Call on every page: its jobs go on as long as the session has a page open, whichever it is."""
+    if any(_job(slot) is not None for slot in _slots()):
+        st.fragment(_look_at_all, run_every=min(60.0, 15 * settings().unwatched_minutes))()
+
+
+def _look_at_all() -> None:
+    for slot in _slots():
+        _job(slot)
+
+
+def _slots() -> list[str]:
+    return [key.removeprefix("job-") for key in map(str, st.session_state) if key.startswith("job-")]
+
+
+def running(slot: str) -> Job | None:
+    """The job of this slot, if it is not over."""
+    job = _job(slot)
+    return None if job is None or job.over else job
+
+
+def follow(slot: str, *, in_address: bool = False, now: Any = None, shared: bool = False) -> Any:
+    """Draw the panel while the slot's job goes on; hand back its result once, when it is there; else None.
+
+    Why there is no result stays on the page, as a sentence, until the next start.
+
+    Args:
+        slot: The slot; what stands before its first dash is its name in the address.
+        in_address: Keep the job's id in the page's address, so that a reload finds it.
+        now: The request that a start would have now: once it is another, the sentence about the last one goes.
+        shared: Whether other sessions wait for the same job, so that none of them may cancel it.
+    """
+    name = slot.partition("-")[0]
+    if in_address and f"job-{slot}" not in st.session_state and (found := st.query_params.get(name)):
+        job = job_server().get(found)
+        if job is None or job.note == slot:  # and not that of another run
+            st.session_state[f"job-{slot}"] = found
+    job = _job(slot)
+    value = None
+    if job is None:
+        if st.session_state.pop(f"job-{slot}", None):
+            words = "That job is no longer known: it ended long ago, or the server was started again since."
+            st.session_state[f"error-{slot}"] = _Ending(words)
+    elif job.over:
+        del st.session_state[f"job-{slot}"]
+        if job.error is None:
+            value = job.result()
+            st.session_state[f"told-{slot}"] = job.told
+        else:
+            st.session_state[f"error-{slot}"] = _Ending(job.error, job.state == "cancelled")
+    if in_address:
+        if f"job-{slot}" in st.session_state:
+            st.query_params[name] = st.session_state[f"job-{slot}"]
+        elif name in st.query_params:
+            del st.query_params[name]
+    if job is not None and not job.over:
+        _panel(slot, Ticks(), shared)
+    _ending(slot, now)
+    return value
+
+
+def _ending(slot: str, now: Any) -> None:
+    """What there is to say of the slot's last job, as long as the next one would be the same."""
+    if now is not None and st.session_state.get(f"request-{slot}", now) != now:
+        forget_error(slot)
+    for sentence in st.session_state.get(f"told-{slot}", ()):
+        st.warning(f"{markdown.plain(sentence)} {explain.more('batch-size')}")
+    ending: _Ending | None = st.session_state.get(f"error-{slot}")
+    if ending is None:
+        return
+    if ending.cancelled:
+        st.info(ending.words, icon=":material/cancel:")
+    else:
+        st.error(ending.words, icon=":material/error:")
+
+
+def _job(slot: str) -> Job | None:
+    job_id = st.session_state.get(f"job-{slot}")
+    return None if job_id is None else job_server().get(job_id)
+
+
+class Ticks:
+    """Runs the page again from a fragment's ticks, but not from its first run: that is part of the page's own, which
+    would forget the click that it runs for."""
+
+    def __init__(self) -> None:
+        self._first = True
+
+    def run_page(self, *, over: bool) -> None:
+        """Call at each run of the fragment; where what it waits for is `over`, the next tick does it."""
+        first, self._first = self._first, False
+        if over and not first:
+            address.keep_puts()
+            st.rerun(scope="app")
+
+
+@st.fragment(run_every=0.4)
+def _panel(slot: str, ticks: Ticks, shared: bool) -> None:
+    job = _job(slot)
+    ticks.run_page(over=job is None or job.over)
+    if job is None:
+        return
+    with st.container(border=True):
+        st.markdown(f"**{markdown.plain(job.title)}** — {_state(job)}")
+        st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
+        if not shared:
+            st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
+
+
+def _state(job: Job) -> str:
+    if job.over:
+        return "done"
+    if job.cancelling:
+        return "stopping …"
+    state, position = job.state, job.position
+    if state == "running":
+        return "running"
+    if not job_server().devices:
+        return "waiting for a worker"
+    return f"number {position} in the queue" if state == "queued" and position else "the worker is starting …"
+
+
+def _details(job: Job) -> str:
+    parts = [job.message or (f"step {job.step} of {job.total}" if job.total else " ")]
+    if job.total:
+        parts.append(f"{min(1.0, job.step / job.total):.0%}")
+    if job.elapsed:
+        parts.append(f"{_seconds(job.elapsed)} so far")
+    if job.remaining is not None:
+        parts.append(f"about {_seconds(job.remaining)} left")
+    return " · ".join(parts)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,142 @@
+"""Which runs a visitor sees, and where runs are kept.
+
+    library      the runs directory
+    keeper       how a job saves the runs that it makes for this session
+    listing      what 5 · Runs lists: all runs of the server, or those of this session
+    lists_all    which of the two
+
+A run's id is a capability: who has it may look at the run, whatever is listed. All runs are listed where the server
+serves one person: it listens on this machine only, and the browser's address says so too. Everywhere else a session
+lists its own, unless the owner's setting `list_runs` says "all" (or "own", to make sure). A session's own runs are
+kept in a small file whose random id stands in the address as `mine`, so that a reload finds them; links of the Share
+button leave it out. A run is written there as it is saved, so that it is listed also where its tab has been closed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import streamlit as st
+
+from circuit.common.files import expire, write_whole
+from circuit.common.settings import runs_folder, settings
+from circuit.runs.library import Listing, RunLibrary
+from circuit.runs.run import RUN_ID, Run
+
+_KEPT = 180 * 24 * 3600.0
+_MOST_KEPT = 2000
+_writing = threading.Lock()
+
+
+def library() -> RunLibrary:
+    return RunLibrary(runs_folder(), settings().most_runs)
+
+
+def keeper() -> Callable[[Run], None]:
+    """A function for a job: save a run and list it as this session's, whether or not a browser still waits for it."""
+    runs, mine = library(), st.session_state.get("mine")
+    if mine is not None:
+        st.query_params["mine"] = mine  # who comes back to this address finds the list
+
+    def keep(run: Run) -> None:
+        runs.save(run)
+        if mine is not None:
+            _rewrite(runs.folder, mine, _with(run.id))
+
+    return keep
+
+
+def listing() -> Listing:
+    """The runs that this visitor sees."""
+    if lists_all():
+        return library().listing()
+    mine = [entry for run_id in own() if (entry := library().entry(run_id)) is not None]
+    return Listing(sorted(mine, key=lambda entry: (entry.date, entry.id), reverse=True))
+
+
+def lists_all() -> bool:
+    """Whether every visitor sees all runs of the server."""
+    if (said := settings().list_runs) != "auto":
+        return said == "all"
+    forwarded = any(name.lower().startswith(("x-forwarded", "forwarded")) for name in st.context.headers)
+    hosts = [st.get_option("server.address"), urlsplit(st.context.url or "http://localhost").hostname]
+    return not forwarded and all(map(_is_this_machine, hosts))
+
+
+def _is_this_machine(host: str | None) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host or "").is_loopback
+    return host == "localhost"
+
+
+# --- those of this session -----------------------------------------------------------------------------------------
+
+
+def own() -> list[str]:
+    """Ids of the runs that this session has made, or taken in from a file."""
+    return st.session_state.setdefault("own_runs", [])
+
+
+def add(run_id: str) -> None:
+    if run_id not in own():
+        own().append(run_id)
+    _change(_with(run_id))
+
+
+def remove(run_id: str) -> None:
+    if run_id in own():
+        own().remove(run_id)
+    _change(lambda ids: [each for each in ids if each != run_id])
+
+
+def sync() -> None:
+    """Call at the start of every page: find the session's runs again, and keep their address."""
+    if lists_all():
+        return
+    if "mine" not in st.session_state:
+        found = st.query_params.get("mine", "")
+        st.session_state["mine"] = found if RUN_ID.fullmatch(found) else uuid.uuid4().hex
+    written = _read(runs_folder(), st.session_state["mine"])  # a job may have added one since
+    st.session_state["own_runs"] = list(dict.fromkeys([*written, *own()]))
+    if own() and st.query_params.get("mine") != st.session_state["mine"]:
+        st.query_params["mine"] = st.session_state["mine"]
+
+
+def _with(run_id: str) -> Callable[[list[str]], list[str]]:
+    """A change of a list that adds a run to it, once."""
+    return lambda ids: ids if run_id in ids else [*ids, run_id]
+
+
+def _change(change: Callable[[list[str]], list[str]]) -> None:
+    if (mine := st.session_state.get("mine")) is not None:
+        _rewrite(runs_folder(), mine, change)
+
+
+def _rewrite(folder: Path, session_id: str, change: Callable[[list[str]], list[str]]) -> None:
+    """Change a session's list. What cannot be written is let go: the session itself still knows its runs."""
+    file = _file(folder, session_id)
+    with _writing, suppress(OSError):  # jobs of the session may end at the same time
+        before = _read(folder, session_id)
+        if (after := change(before)) == before:
+            return
+        content = json.dumps(after)
+        write_whole(file, lambda part: part.write_text(content, encoding="utf-8"))
+        expire(file.parent, _KEPT, _MOST_KEPT)
+
+
+def _file(folder: Path, session_id: str) -> Path:
+    return folder / "sessions" / f"{session_id}.json"
+
+
+def _read(folder: Path, session_id: str) -> list[str]:
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(_file(folder, session_id).read_text("utf-8"))
+        return [run_id for run_id in found if isinstance(run_id, str) and RUN_ID.fullmatch(run_id)]
+    return []

@@ -1,0 +1,242 @@
+"""What a session remembers: its model, prompts, method, jobs, and the run it looks at.
+
+Widgets keep their own values over page switches (`persist_state="session"`); what stands here is shared by pages. A
+finished run is written to the runs directory (`circuit.ui.frame.my_runs`), and its id stands in the address of the
+pages that show it, so that a reload or a link finds it again. An id is a random uuid: who has it may look.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
+
+import streamlit as st
+
+from circuit.common.errors import RunFileError
+from circuit.common.files import write_whole
+from circuit.edges.method import GradFunction
+from circuit.models.catalogue import is_allowed, known, offered
+from circuit.prompts.pairs import PromptSet
+from circuit.runs.examples import EXAMPLES
+from circuit.runs.faithfulness import Curve
+from circuit.runs.run import Run
+from circuit.ui.frame import explain, my_runs
+
+if TYPE_CHECKING:
+    from circuit.models.load import ModelCard
+
+EXAMPLE = EXAMPLES["smollm2-ioi"].config
+"""What a session starts from: model and prompts of the ready example on a real model."""
+
+_keeping = threading.Lock()
+BOS_CHOICES = ("As the tokenizer does", "Yes", "No")
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+def model_key() -> str:
+    """The model chosen on the prompts page; another where the owner does not allow it, or any longer."""
+    key = st.session_state.setdefault("model", EXAMPLE.model)
+    if key in known() and not is_allowed(key):
+        key = st.session_state["model"] = next(iter(offered()), key)
+    return key
+
+
+def cards() -> dict[str, ModelCard]:
+    """What is known of the models that this session has loaded, by key."""
+    return st.session_state.setdefault("cards", {})
+
+
+def prompts() -> PromptSet:
+    """The prompts that this session works on."""
+    return st.session_state.setdefault("prompts", EXAMPLE.prompts)
+
+
+def set_prompts(new: PromptSet) -> None:
+    """Work on other prompts: the table starts over from them."""
+    st.session_state["prompts"] = new
+    st.session_state["prompt_table"] = st.session_state.get("prompt_table", 0) + 1
+
+
+def put_prompts(new: PromptSet) -> None:
+    """Work on other prompts; those there were can be brought back."""
+    if (before := prompts()).pairs and before.pairs != new.pairs:
+        st.session_state["former_prompts"] = before
+    set_prompts(new)
+
+
+def replace_prompts(new: PromptSet) -> None:
+    """The same, at once."""
+    put_prompts(new)
+    st.rerun()
+
+
+def work_on(model: str, new: PromptSet) -> None:
+    """Work on another model and other prompts, from the next page on; the prompts there were can be brought back."""
+    st.session_state["model"] = model
+    put_prompts(new)
+
+
+def former_prompts() -> PromptSet | None:
+    """The prompts that were replaced last."""
+    return st.session_state.get("former_prompts")
+
+
+def take_edit(after: PromptSet, *, start_over: bool = False) -> None:
+    """Take over what was typed into the table, which goes on as it is unless it is to start over."""
+    before = prompts()
+    if after.pairs != before.pairs:  # captions must not call other prompts by a preset's name
+        st.session_state["prompts"] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
+    if start_over:
+        set_prompts(prompts())
+
+
+EDITED = " (edited)"
+
+
+def choose_grad_function(help_text: str) -> GradFunction:
+    """The choice of a grad function: one for all pages."""
+    choices = get_args(GradFunction)
+    now = choices.index(st.session_state.get("grad_function", "logit"))
+    st.session_state["grad_function"] = st.selectbox("Grad function", choices, index=now, key="grad", help=help_text)
+    return st.session_state["grad_function"]
+
+
+def reset_bos() -> None:
+    """Leave the BOS token to the tokenizer."""
+    st.session_state["bos"] = BOS_CHOICES[0]
+
+
+def prepend_bos() -> bool | None:
+    """Whether prompts start with a BOS token; None leaves it to the model's own tokenizer."""
+    return {"Yes": True, "No": False}.get(st.session_state.get("bos", BOS_CHOICES[0]))
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def show_run(run: Run) -> None:
+    """Look at a run that has just finished. The server has saved it already, if it could; else try again."""
+    keep_run(run)
+    my_runs.add(run.id)
+    st.session_state["run"] = run
+    st.query_params["run"] = run.id
+
+
+def keep_run(run: Run) -> None:
+    """Save a run; where that fails it stays with the session, and a notice says so."""
+    try:
+        my_runs.library().save(run)
+    except RunFileError as error:
+        unsaved()[run.id] = run
+        st.session_state["notice"] = (
+            f"{error} The run stays here until you close this tab: save it again, or download it, on 5 · Runs."
+        )
+    else:
+        unsaved().pop(run.id, None)
+
+
+def unsaved() -> dict[str, Run]:
+    """Runs that could not be written, by id."""
+    return st.session_state.setdefault("unsaved", {})
+
+
+def current_run() -> Run | None:
+    """The run that the session looks at, or that the address names; a warning where it cannot be shown."""
+    if (why := find_run()) is not None:
+        st.warning(f"The run that the address names cannot be shown. {why} {explain.more('run')}")
+    run: Run | None = st.session_state.get("run")
+    if run is not None and st.query_params.get("run") != run.id:
+        st.query_params["run"] = run.id
+    return run
+
+
+def find_run() -> str | None:
+    """Look at the run that the address names, if it names one; else why it cannot be shown."""
+    wanted, run = st.query_params.get("run"), st.session_state.get("run")
+    if wanted and (run is None or run.id != wanted):
+        try:
+            st.session_state["run"] = stored(wanted)
+        except RunFileError as error:
+            return str(error)
+    return None
+
+
+def open_run(run_id: str) -> bool:
+    """Look at a stored run; says whether it can be."""
+    try:
+        st.session_state["run"] = stored(run_id)
+    except RunFileError as error:
+        st.session_state["notice"] = f"That run cannot be shown. {error}"
+        return False
+    return True
+
+
+def stored(run_id: str) -> Run:
+    """A run of this server, or of this session.
+
+    Raises:
+        RunFileError: When there is none, or it is damaged.
+    """
+    if run_id in unsaved():
+        return unsaved()[run_id]
+    return my_runs.library().load(run_id)
+
+
+def forget_run(run_id: str) -> None:
+    """Look no longer at a run that has been deleted."""
+    unsaved().pop(run_id, None)
+    my_runs.remove(run_id)
+    if (run := st.session_state.get("run")) is not None and run.id == run_id:
+        del st.session_state["run"]
+        st.query_params.pop("run", None)
+
+
+def curves(run: Run) -> dict[str, Curve]:
+    """What circuits of this run were measured to keep, by setting; kept in a file beside the run's."""
+    known: dict[str, dict[str, Curve]] = st.session_state.setdefault("curves", {})
+    if run.id not in known:
+        known[run.id] = _kept_curves(run)
+    return known[run.id]
+
+
+def _kept_curves(run: Run) -> dict[str, Curve]:
+    """What stands in the file now, whichever session has measured it."""
+    try:
+        kept = json.loads(my_runs.library().curves_file(run.id).read_text())
+        return {key: Curve.from_dict(values) for key, values in kept.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: measured again
+        return {}
+
+
+def keep_curve(run: Run, key: str, measured: Curve) -> None:
+    """Add what was measured to what this session knows, and to what others have measured meanwhile."""
+    known, library = curves(run), my_runs.library()
+    with _keeping:  # two sessions that read, and then write, would lose what one of them has
+        _merge(known, {key: measured})
+        _merge(known, _kept_curves(run))
+        if run.id in library:  # not deleted meanwhile, and saved at all
+            _write_curves(run, known)
+
+
+def _merge(known: dict[str, Curve], new: dict[str, Curve]) -> None:
+    """Add curves; to one that is known, its sizes."""
+    for key, curve in new.items():
+        known[key] = known[key].with_points(curve.points) if key in known else curve
+
+
+def _write_curves(run: Run, known: dict[str, Curve]) -> None:
+    library = my_runs.library()
+    try:
+        content = json.dumps({name: curve.to_dict() for name, curve in known.items()})
+        write_whole(library.curves_file(run.id), lambda part: part.write_text(content))
+    except OSError:
+        st.session_state["notice"] = "What was measured could not be saved: it stays here until you close this page."
+
+
+def effects(run: Run) -> dict[int, float]:
+    """What ablating single edges of this run really did, by number of edge."""
+    return st.session_state.setdefault("effects", {}).setdefault(run.id, {})

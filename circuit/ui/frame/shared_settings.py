@@ -1,0 +1,114 @@
+"""Settings of a run put into the pages: from a link, from a file, or from the run that is shown.
+
+    take     call on every page: use the settings that the address carries, once
+    use      fill 1 · Prompts and 2 · Attribute with a run's settings
+
+What the forms cannot show is left out, with a word: a link may ask for anything.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import streamlit as st
+
+from circuit.common.errors import LinkError
+from circuit.common.words import counted
+from circuit.edges.method import Method
+from circuit.models.catalogue import is_allowed, title_of
+from circuit.runs.config import RunConfig
+from circuit.runs.links import read_settings
+from circuit.ui.frame import explain, markdown, session
+
+MOST_SAMPLES = 30
+HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
+LARGEST_BATCH = 512
+DEVICES = ("auto", "cpu", "cuda", "mps")
+EAP, INTEGRATED, ONE_POINT = "Edge attribution patching", "Integrated gradients", "Gradient at one mask value"
+"""The kinds of method that 2 · Attribute offers."""
+_SECONDS = 10
+"""How long it is said what was taken over."""
+
+
+def take() -> None:
+    """Use the settings in the address, if there are any, and take them out of it: what is chosen next counts."""
+    text = st.query_params.get("settings")
+    if text is None:
+        return
+    del st.query_params["settings"]
+    try:
+        use(read_settings(text), "the link")
+    except LinkError as error:
+        say(f"{error} Nothing was changed.", good=False)
+
+
+def use(config: RunConfig, source: str) -> None:
+    """Fill the forms. Call before any of their widgets is drawn on this page; `source` is what to call the origin."""
+    missing: list[str] = []
+    if is_allowed(config.model):
+        st.session_state["model"] = config.model
+        model = title_of(config.model)
+    else:
+        missing.append(f"the model {config.model[:60]!r}, which this server does not offer")
+        model = title_of(session.model_key())
+    session.put_prompts(config.prompts)
+    st.session_state["bos"] = {None: session.BOS_CHOICES[0], True: "Yes", False: "No"}[config.prepend_bos]
+    _use_method(config.method, missing)
+    _use_running(config, missing)
+    pairs = counted(len(config.prompts), "prompt pair")
+    words = f"Taken from {source}: {pairs} ({config.prompts.name[:80]}), {model}, and {config.method.describe()}."
+    if missing:
+        words += f" Left out: {'; '.join(missing)}."
+    say(words)
+
+
+def say(words: str, *, good: bool = True) -> None:
+    """Tell what has just been taken over, at the top of the page, now and in the next seconds: a page may run again by
+    itself before it has been read."""
+    st.session_state["taken_over"] = (words, good, time.monotonic())
+
+
+def show_said() -> None:
+    words, good, since = st.session_state.get("taken_over", ("", True, -_SECONDS))
+    if words and time.monotonic() - since < _SECONDS:
+        words = markdown.plain(words)  # prompts and names may hold any of markdown's marks
+        st.success(words, icon=":material/input:") if good else st.warning(f"{words} {explain.more('address')}")
+
+
+def _use_method(method: Method, missing: list[str]) -> None:
+    state: dict[str, Any] = {"answer": method.answer_function, "ablation": method.ablation_type}
+    if method.clean_corrupt is not None:
+        state["side"] = method.clean_corrupt
+    if method.mask_val is not None:
+        state["kind"] = EAP if method.mask_val == 0 else ONE_POINT
+        if method.mask_val:
+            state["mask_val"] = float(method.mask_val)
+    else:
+        n = method.integrated_grad_samples or 1
+        state |= {
+            "kind": INTEGRATED, "samples": min(n, MOST_SAMPLES), "integration_rule": method.integration_rule,
+        }  # fmt: skip
+        if n > MOST_SAMPLES:
+            missing.append(f"{n:,} samples, of which the page offers {MOST_SAMPLES}")
+    st.session_state["grad_function"] = state["grad"] = method.grad_function
+    st.session_state.update(state)
+
+
+def _use_running(config: RunConfig, missing: list[str]) -> None:
+    state: dict[str, Any] = {"dtype": config.dtype, "apart": config.keep_positions}
+    if config.device in DEVICES:
+        state["device"] = config.device
+    else:
+        missing.append(f"the device {config.device[:20]!r}")
+    if (size := config.batch_size or 0) <= LARGEST_BATCH:
+        state["batch"] = size
+    else:
+        missing.append(f"the batch size {size:,}, of which the page offers {LARGEST_BATCH}")
+    share = next((words for words, value in HELD_OUT.items() if value == config.held_out), None)
+    if share is None:
+        missing.append(f"holding out {config.held_out:.0%}, which the page does not offer")
+    state["held_out"] = share or "none"
+    if config.split_seed:
+        missing.append(f"the seed {config.split_seed} of the split into scored and held-out pairs: the page uses 0")
+    st.session_state.update(state)

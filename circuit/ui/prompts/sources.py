@@ -1,0 +1,206 @@
+"""Where prompts come from: a preset, templates, a paste, a file, or nothing yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from circuit.common.errors import CircuitError
+from circuit.common.words import counted
+from circuit.models.tokenizer import visible
+from circuit.prompts.files import MOST_BYTES, MOST_ROWS, check_size, read_file, read_text
+from circuit.prompts.pairs import PromptSet
+from circuit.prompts.presets import PRESETS, presets_for
+from circuit.prompts.templates import MOST_PAIRS, Template, lines_of, slots_of
+from circuit.ui.frame import click, markdown, session
+
+SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
+_COLUMNS_SAID = (
+    "columns clean, corrupt, answers, wrong_answers (several answers are separated by |), with or without a line of "
+    "these names"
+)
+
+
+def choose_source() -> str:
+    """The choice; `draw_source` draws what belongs to it."""
+    chosen = st.segmented_control(
+        "Start from", SOURCES, default=SOURCES[0], key="source", persist_state="session", required=True,
+        help="Where pairs come from. Take a preset to try things out, a template to make many pairs of one pattern, "
+        "and paste or file for pairs that you have. Nothing changes before you press a button below.",
+    )  # fmt: skip
+    return chosen or SOURCES[0]
+
+
+def draw_source(source: str) -> None:
+    """What is needed to fill the table from this source."""
+    {
+        "Preset": _preset,
+        "Template": _template,
+        "Paste": _paste,
+        "File": _file,
+        "Empty table": _empty,
+    }[source]()
+
+
+def _preset() -> None:
+    model = session.model_key()
+    choice, fill = st.columns([3, 1.4], vertical_alignment="bottom")
+    key = choice.selectbox(
+        "Preset",
+        list(presets_for(model)),
+        format_func=lambda key: PRESETS[key].title + (" · suits it" if model in PRESETS[key].suits else ""),
+        key="preset",
+        persist_state="session",
+        help="Ready pairs for a task of the literature. Those that suit the chosen model come first: others it may not "
+        "be able to do.",
+    )
+    preset = PRESETS[key]
+    with fill:
+        _fill_button(preset.prompts)
+    st.caption(preset.about)
+
+
+def _template() -> None:
+    templates = {key: preset.template for key, preset in PRESETS.items() if preset.template and key != "ioi-many"}
+
+    def load() -> None:
+        template = templates[st.session_state["template"]]
+        for name in ("clean", "corrupt", "answers", "wrong_answers"):
+            st.session_state[f"template-{name}"] = getattr(template, name)
+        st.session_state["template-slots"] = lines_of(template.slots)
+
+    if "template" not in st.session_state:
+        st.session_state["template"] = next(iter(templates))
+    if "template-clean" not in st.session_state:
+        load()
+    with st.container(border=True):
+        left, right = st.columns([3, 2])
+        with left:
+            st.selectbox(
+                "Begin with the template of",
+                list(templates),
+                format_func=lambda key: PRESETS[key].title,
+                key="template",
+                persist_state="session",
+                on_change=load,
+                help="Replaces what stands in the fields below.",
+            )
+            clean = _field(
+                "Clean template",
+                "clean",
+                "The text that shows the behaviour, with slots in braces: `{A} gave a {thing} to`.",
+            )
+            corrupt = _field(
+                "Corrupt template",
+                "corrupt",
+                "The same text with the smallest edit that changes the answer; the same slots hold the same words.",
+            )
+            answer, wrong = st.columns(2)
+            with answer:
+                answers = _field("Right answers", "answers", "With the leading space; several are separated by |.")
+            with wrong:
+                wrong_answers = _field(
+                    "Wrong answers", "wrong_answers", "Best what is right after the corrupt template; may be empty."
+                )
+        with right:
+            slots = st.text_area(
+                "What the slots stand for, a line each",
+                key="template-slots",
+                persist_state="session",
+                height=150,
+                help="`A, B: Mary, John, Anna` draws two different names. `noun: key/keys, book/books` draws one noun, "
+                "whose forms are `{noun.1}` and `{noun.2}`: so words agree.",
+            )
+            number, seed = st.columns(2)
+            n = number.number_input(
+                "Pairs", 1, MOST_PAIRS, 32, key="template-n", persist_state="session",
+                help="How many different pairs to make. A few dozen give stable scores; more take longer.",
+            )  # fmt: skip
+            seeded = seed.number_input(
+                "Seed", 0, 2**31, 0, key="template-seed", persist_state="session",
+                help="Another number draws other pairs; the same number always draws the same.",
+            )  # fmt: skip
+        try:
+            template = Template(clean, corrupt, answers, wrong_answers, slots_of(slots))
+            pairs = template.make(int(n), int(seeded))
+        except CircuitError as error:
+            st.error(markdown.plain(str(error)))
+            return
+        first, be = pairs[0], "is" if template.count == 1 else "are"
+        st.caption(
+            f"{counted(template.count, 'different pair')} {be} possible. The first: "
+            + markdown.plain(f"{first.clean} → {visible('|'.join(first.answers))}  //  {first.corrupt}")
+        )
+        preset = PRESETS[st.session_state["template"]]  # whose name a template keeps until it is rewritten
+        _offer(PromptSet(f"{preset.title if template == preset.template else 'My prompts'}, from templates", pairs))
+
+
+def _field(label: str, name: str, help_text: str) -> str:
+    return st.text_input(label, key=f"template-{name}", persist_state="session", help=help_text) or ""
+
+
+def _paste() -> None:
+    text = st.text_area(
+        "Rows from a spreadsheet, or text in any of the formats",
+        key="pasted",
+        persist_state="session",
+        height=120,
+        placeholder="When Mary and John went to the store, John gave a drink to\tWhen Mary and John …\t Mary\t John",
+        help=f"Tab- or comma-separated: {_COLUMNS_SAID}. JSON and JSON Lines are read too.",
+    )
+    if not text:
+        st.caption(f"Tab- or comma-separated: {_COLUMNS_SAID}.")
+        return
+    try:
+        _offer(read_text(text))
+    except CircuitError as error:
+        st.error(markdown.plain(str(error)))
+
+
+def _file() -> None:
+    file = st.file_uploader(
+        "JSON in AutoCircuit's format, JSON Lines, CSV or TSV",
+        type=["json", "jsonl", "csv", "tsv", "txt"],
+        key="prompt-file",
+        max_upload_size=MOST_BYTES // 1_000_000,
+        help=f"Up to {MOST_ROWS:,} pairs. CSV and TSV: {_COLUMNS_SAID}.",
+    )
+    if file is None:
+        return
+    try:
+        _offer(read_file(file.getvalue(), file.name))
+    except CircuitError as error:
+        st.error(f"{markdown.plain(file.name)}: {markdown.plain(str(error))}")
+
+
+def _empty() -> None:
+    _fill_button(PromptSet("My prompts", ()), "Empty the table")
+    st.caption("Then type into the table, or paste rows from a spreadsheet into its first cell.")
+
+
+def _offer(prompts: PromptSet) -> None:
+    """Prompts that are ready to be taken into the table, instead of what is there or after it."""
+    words, fill, add = st.columns([1.6, 1.3, 1], vertical_alignment="center")
+    words.markdown(f"**{counted(len(prompts), 'pair')}** in {markdown.plain(prompts.name)}")
+    with fill:
+        _fill_button(prompts)
+    if click.button(
+        "Add to it", key="add", at=add, width="stretch", disabled=not prompts.pairs,
+        help="After the rows that are there.",
+    ):  # fmt: skip
+        before = session.prompts()
+        both = replace(before, pairs=(*before.pairs, *prompts.pairs))
+        try:
+            check_size(both)
+        except CircuitError as error:
+            st.error(markdown.plain(f"Nothing was added. {error}"))
+        else:
+            session.replace_prompts(both)
+
+
+def _fill_button(prompts: PromptSet, label: str = "Fill the table") -> None:
+    if click.button(
+        label, key=f"fill-{label}", width="stretch", help="Replaces what is in the table; it can be brought back."
+    ):
+        session.replace_prompts(prompts)

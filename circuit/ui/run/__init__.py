@@ -1,0 +1,1 @@
+"""The parts of the pages about a run, 2 · Attribute to Sweep."""

@@ -1,0 +1,174 @@
+"""Which edges the circuit page keeps: by number, by score or by share of the total; the controls in one row.
+
+Choice     the circuit: its edges, and how they were chosen
+choose     draw the controls, read them
+show_size  show the circuit of another size, from elsewhere on the page
+reference  the circuit whose layers get room in the layout
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from circuit.edges.ranking import IMPORTANCE_WORDS, Importance, edges_above, edges_for_share
+from circuit.edges.subgraph import circuit_graph, live_edges
+from circuit.plots.layout import next_step
+from circuit.runs.run import Run
+from circuit.ui.frame import address, explain
+
+RULES = ("Number of edges", "Score at least", "Share of total")
+IMPORTANCE: dict[str, Importance] = {"|score|": "absolute", "score > 0 only": "positive", "score, signed": "signed"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The circuit: its edges, strongest first, and how they were chosen."""
+
+    edges: np.ndarray
+    importance: Importance
+    drop_dead_ends: bool
+
+    @property
+    def n(self) -> int:
+        return len(self.edges)
+
+    @property
+    def words(self) -> str:
+        return f"{self.n:,} edges chosen by {IMPORTANCE_WORDS[self.importance]}, {dead_end_words(self.drop_dead_ends)}"
+
+
+def dead_end_words(dropped: bool) -> str:
+    return "without dead ends" if dropped else "dead ends included"
+
+
+def sizes(n_edges: int) -> list[int]:
+    """Circuit sizes for the slider: close together at the small end, where graphs can be read."""
+    steps = {round(10 ** (i / 12)) for i in range(12 * math.ceil(math.log10(n_edges)) + 1)}
+    return sorted({n for n in steps if 5 <= n < n_edges} | {n_edges})
+
+
+def default_size(run: Run) -> int:
+    """The first size at which there is something to see: most edges lie on a path from input to output."""
+    known: dict[str, int] = st.session_state.setdefault("default_sizes", {})
+    if run.id not in known:
+        options = sizes(run.graph.n_edges)
+        smallest = min(50, run.graph.n_edges // 10)
+        strongest = run.order[:5000]
+        fits = (n for n in options if n >= smallest and len(live_edges(run.graph, strongest[:n])) >= 0.7 * n)
+        known[run.id] = next((n for n in fits if n <= len(strongest)), options[-1])
+    return known[run.id]
+
+
+def strongest_first(run: Run, importance: Importance) -> np.ndarray:
+    """What `top_edges` chooses from, as the run has sorted it once."""
+    if importance == "signed":
+        return np.argsort(-run.scores, kind="stable")
+    return run.order if importance == "absolute" else run.order[run.scores[run.order] > 0]
+
+
+def choose(run: Run) -> Choice:
+    """The controls in one row."""
+    take_size(run)
+    rule_at, first, second, by_at, dead_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
+    address.chosen("rule", RULES)
+    rule = rule_at.selectbox(
+        "Choose by", RULES, key="rule", bind="query-params", persist_state="session",
+        help="How the size of the circuit is given: as a number of edges, by the smallest score kept, or by the share "
+        "of all scores that the kept edges hold.",
+    )  # fmt: skip
+    address.chosen("by", IMPORTANCE)
+    by = by_at.selectbox(
+        "Ranked by", list(IMPORTANCE), key="by", bind="query-params", persist_state="session",
+        help="|score| takes edges that help and edges that hinder, the strongest first. score > 0 takes only those "
+        "whose ablation hurts the task. Signed goes on from these into the negative ones, the strongest last.",
+    )  # fmt: skip
+    drop = dead_at.toggle(
+        "Drop dead ends", True, key="dead_ends", bind="query-params", persist_state="session",
+        help="Leaves out edges that no path connects from the embedding to the final residual. Under resample ablation "
+        "that changes nothing in what the circuit does; under zero and mean ablation it can. "
+        f"{explain.more('dead-end')}",
+    )  # fmt: skip
+    importance = IMPORTANCE[by]
+    if rule == "Number of edges":
+        edges = strongest_first(run, importance)[: by_number(run, first, second)]
+    elif rule == "Score at least":
+        edges = edges_above(run.scores, by_threshold(run, first), importance)
+    else:
+        percent = first.slider(
+            "Percent of the total", 0.0, 100.0, 50.0, 0.5, key="share", bind="query-params", persist_state="session",
+            help="Keeps the fewest edges whose scores add up to this share of the total: of all scores' absolute sum "
+            "by |score|, and of the positive scores' sum by the two others.",
+        )  # fmt: skip
+        edges = edges_for_share(run.scores, percent / 100, importance)
+    if rule != "Number of edges":
+        second.markdown(f"**{len(edges):,}** edges")
+    elif len(edges) < st.session_state["edges"]:
+        st.caption(f"Only {len(edges):,} edges have a positive score: the circuit is all of these.")
+    return Choice(edges, importance, bool(drop))
+
+
+def show_size(run: Run, n: int) -> None:
+    """Show the circuit of n edges of this run: at the next run of the page, before its widgets are drawn."""
+    st.session_state["choose_size"] = run.id, n
+
+
+def take_size(run: Run) -> None:
+    """The size that `show_size` asked for, whatever rule the circuit was chosen by until now."""
+    run_id, n = st.session_state.pop("choose_size", ("", 0))
+    if run_id == run.id and 1 <= n <= run.graph.n_edges:
+        st.session_state["rule"], st.session_state["edges"] = RULES[0], n
+
+
+def by_number(run: Run, slider_at: DeltaGenerator, exact_at: DeltaGenerator) -> int:
+    """A logarithmic slider, and beside it the exact number."""
+    n_edges = run.graph.n_edges
+    asked = address.numbered("edges", 1, n_edges)
+    # The slider offers round sizes, and whatever exact number was asked for.
+    options = sorted({*sizes(n_edges), *([asked] if asked else []), *exact_size(run)})
+    n = slider_at.select_slider(
+        "Edges kept", options, value=default_size(run), key="edges",
+        bind="query-params", persist_state="session",
+        help="The size of the circuit. Fewer edges are easier to understand, more do the task better: look for the "
+        "fewest that are still faithful.",
+    )  # fmt: skip
+    st.session_state["exact"] = int(n)
+    exact_at.number_input(
+        "exactly", 1, n_edges, key="exact", on_change=take_exact, help="Any size, where the slider has round ones only."
+    )
+    return int(n)
+
+
+def exact_size(run: Run) -> list[int]:
+    n = st.session_state.get("edges")
+    return [n] if isinstance(n, int) and 1 <= n <= run.graph.n_edges else []
+
+
+def take_exact() -> None:
+    st.session_state["edges"] = st.session_state["exact"]
+
+
+def by_threshold(run: Run, number_at: DeltaGenerator) -> float:
+    largest, start = (float(np.abs(run.scores[run.order[i]])) for i in (0, min(50, run.graph.n_edges) - 1))
+    least = number_at.number_input(
+        f"Smallest score kept (the largest is {largest:.3g})", 0.0, None, float(f"{start:.2g}"), step=start / 10,
+        format="%.4g", key="threshold", bind="query-params", persist_state="session",
+        help="Keeps every edge whose score is at least this, whatever the number of edges.",
+    )  # fmt: skip
+    return float(least or 0.0)
+
+
+def reference(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
+    """The circuit whose layers get room in the layout: the same for all sizes up to the next step."""
+    step = next_step(choice.n, apart=run.graph.seq_len is not None)
+    if step is None:
+        return None
+    edges = strongest_first(run, choice.importance)[:step]
+    if choice.drop_dead_ends:
+        edges = live_edges(run.graph, edges)
+    return circuit_graph(run.graph, edges, run.scores, ranks=run.ranks)

@@ -1,0 +1,120 @@
+"""Before a run: about how long it will take, how much memory, and what to change where that is too much.
+
+    show        one line, and a warning where the run will not fit; changes at once with the options
+    show_sweep  one line for all runs of a sweep, where its models have been measured
+    learn       how long the run really took
+
+The worker measures a model on its device once, when it is first needed; what it found is kept for all sessions, and
+put right by every run that was estimated.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from circuit.common.errors import CircuitError
+from circuit.jobs.attribute import attribute
+from circuit.jobs.calibrate import calibrate
+from circuit.jobs.estimate import Pace, Work, duration
+from circuit.jobs.load import ModelRequest
+from circuit.jobs.shards import shards
+from circuit.jobs.sweep import Sweep
+from circuit.models.catalogue import is_here, title_of
+from circuit.prompts.encode import encode
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Run
+from circuit.ui.frame import explain, job_panel, session
+from circuit.ui.frame.server import job_server
+from circuit.ui.prompts import tokens
+
+Key = tuple[str, str, str]
+
+
+@st.cache_resource(show_spinner=False)
+def paces() -> dict[Key, Pace]:
+    """What was measured, by model, device and precision, for all sessions."""
+    return {}
+
+
+def show(config: RunConfig) -> None:
+    """What the run will take."""
+    key = (config.model, config.device, config.dtype)
+    slot = "pace-" + "-".join(key)
+    if key not in paces():
+        _take(key, slot)
+    if key in paces():
+        _say(config, paces()[key])
+    elif f"error-{slot}" in st.session_state or not (is_here(config.model) or config.model in session.cards()):
+        st.caption("Time and memory are estimated once the model has been loaded.")
+    else:
+        if job_panel.running(slot) is None:
+            title = f"Measuring how fast {title_of(config.model)} runs here"
+            job_panel.start(slot, calibrate, ModelRequest(config.model, config.dtype, config.device), title=title)
+        _wait(slot, job_panel.Ticks())
+
+
+def show_sweep(sweep: Sweep) -> None:
+    """What the runs of a sweep will take together; nothing is measured for it."""
+    seconds = 0.0
+    lengths = {}
+    for request in sweep.requests():
+        config = request.config
+        pace, words = paces().get((config.model, config.device, config.dtype)), tokens.known(config.model)
+        if pace is None or words is None:
+            st.caption("Time is estimated for models that 2 · Attribute has estimated a run of.")
+            return
+        if (of := (config.model, config.prompts)) not in lengths:
+            encoded = encode(config.prompts, words, words.prepend_bos, words.n_ctx)
+            lengths[of] = [len(encoded.clean[row]) for row in encoded.usable]
+        if lengths[of]:  # else the run will say in its row that it has no prompts
+            seconds += pace.estimate(Work.of(config, lengths[of])).seconds
+    st.caption(
+        f":material/timer: About {duration(seconds / job_server().workers)} for all {len(sweep)} runs; measuring their "
+        "circuits comes on top."
+    )
+
+
+def learn(run: Run) -> None:
+    """Correct the pace by a run that was estimated and has finished."""
+    config, seconds = st.session_state.pop("estimated", (None, 0.0))
+    key = (run.config.model, run.config.device, run.config.dtype)
+    if config == run.config and key in paces():
+        paces()[key] = paces()[key].corrected(seconds, run.provenance["seconds"])
+
+
+def _take(key: Key, slot: str) -> None:
+    """Keep what was measured, once it is there."""
+    if (job_id := st.session_state.get(f"job-{slot}")) is None or job_panel.running(slot) is not None:
+        return
+    del st.session_state[f"job-{slot}"]
+    done = job_server().get(job_id)
+    if done is None or done.error is not None:
+        st.session_state[f"error-{slot}"] = True  # the run itself will say what is wrong
+    else:
+        paces()[key] = done.result()
+
+
+@st.fragment(run_every=0.5)
+def _wait(slot: str, ticks: job_panel.Ticks) -> None:
+    """One quiet line until the measurement is there: a run need not wait for it."""
+    ticks.run_page(over=job_panel.running(slot) is None)
+    st.caption(":material/timer: Measuring how fast this model runs here, to say how long a run takes …")
+
+
+def _say(config: RunConfig, pace: Pace) -> None:
+    words = tokens.tokenizer()
+    if words is None:
+        return
+    encoded = tokens.encoded(words)
+    lengths = [len(encoded.clean[row]) for row in encoded.usable]
+    try:
+        work = Work.of(config, lengths)
+    except CircuitError:
+        return  # no prompt can be used, which the page says
+    cut = shards(attribute, config, job_server().workers)
+    estimate = pace.estimate(work, 1 if cut is None else min(job_server().workers, len(cut.requests)))
+    together = f" In {len(cut.requests)} parts on {job_server().workers} workers." if cut is not None else ""
+    st.session_state["estimated"] = (config, estimate.seconds)
+    st.caption(f":material/timer: {estimate.words}.{together}")
+    if estimate.advice:
+        st.warning(f"{estimate.advice} {explain.more('batch-size')}")

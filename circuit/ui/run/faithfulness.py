@@ -1,0 +1,339 @@
+"""Does the circuit still do the task? The measured answer beside the graph, and the curve over all sizes below it.
+
+    Setting      what a measurement depends on, beside the run and the size
+    ask          the setting that the page's controls ask for
+    panel        the chosen circuit: faithfulness, verdict, numbers; measured by itself when the choice changes
+    curve        all sizes, with CPR and CMD, random circuits, and the smallest circuit that keeps 90 %
+
+What was measured is kept with the run, by setting (`session.curves`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass, replace
+
+import numpy as np
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from circuit.edges.method import AblationType
+from circuit.edges.ranking import IMPORTANCE_WORDS, Importance
+from circuit.jobs.measure import Direction, MeasureRequest, find_smallest, measure, measure_all
+from circuit.plots.faithfulness import faithfulness_curve
+from circuit.runs.faithfulness import Curve, Measured, curve_sizes
+from circuit.runs.run import Run
+from circuit.ui.frame import address, click, explain, job_panel, page, session
+from circuit.ui.run.choice import Choice, dead_end_words, show_size
+
+_RANDOM_SEEDS = (0, 1, 2)
+_TARGET = 0.9
+_DIRECTIONS: dict[str, Direction] = {"Is it enough?": "keep", "Is it needed?": "remove"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement depends on, beside the run and the size."""
+
+    held_out: bool
+    importance: Importance
+    drop_dead_ends: bool
+    ablation: AblationType
+    direction: Direction = "keep"
+    shuffled: int | None = None
+
+    @property
+    def key(self) -> str:
+        return "/".join(map(str, astuple(self)))
+
+    def request(self, run: Run, *sizes: int) -> MeasureRequest:
+        rows = run.held_out_rows if self.held_out else run.used_rows
+        return MeasureRequest(
+            run.config,
+            run.scores,
+            sizes,
+            self.importance,
+            self.drop_dead_ends,
+            self.direction,
+            self.ablation,
+            tuple(rows),
+            self.shuffled,
+        )
+
+    def pairs(self, run: Run) -> str:
+        """Which pairs, in words."""
+        if self.held_out:
+            return f"the {len(run.held_out_rows)} prompt pairs that were held out from the scores"
+        return (
+            f"the {len(run.used_rows)} prompt pairs that the scores were made from: new prompts may do worse (hold "
+            "some out on 2 · Attribute)"
+        )
+
+
+def panel(run: Run, choice: Choice, setting: Setting) -> None:
+    """The chosen circuit, measured when it is new."""
+    slot = f"measure-{run.id}-{setting.key}"
+    if (found := job_panel.follow(slot)) is not None:
+        session.keep_curve(run, setting.key, found)
+    curve = session.curves(run).get(setting.key)
+    failed = f"error-{slot}" in st.session_state
+    circuit = None if curve is None else curve.whole if choice.n == run.graph.n_edges else curve.at(choice.n)
+    if curve is None or circuit is None:
+        if failed and click.button(
+            "Measure again", key=f"again-{slot}", help="Runs the circuit over the prompts once more."
+        ):
+            del st.session_state[f"error-{slot}"]
+            st.rerun()
+        if not failed and job_panel.running(slot) is None:
+            title = f"Measuring the circuit of {choice.n:,} edges"
+            job_panel.start(slot, measure, setting.request(run, choice.n), title=title)
+            job_panel.follow(slot)
+        return
+    _report(run, circuit, setting, curve)
+
+
+def ask(run: Run, choice: Choice) -> Setting:
+    """What to measure: the chosen edges, on pairs that were scored or, where there are any, held out."""
+    held_out = False
+    if run.held_out_rows:
+        address.chosen("measured_on", ("held out", "scored"))
+        held_out = st.segmented_control(
+            "Measured on", ["held out", "scored"], default="held out", required=True, key="measured_on",
+            bind="query-params", persist_state="session",
+            help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
+        ) == "held out"  # fmt: skip
+    return Setting(held_out, choice.importance, choice.drop_dead_ends, run.config.method.ablation_type)
+
+
+def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None:
+    method, n = run.config.method, circuit.n_edges
+    if curve.too_close:
+        st.warning(f"{curve.too_close} {explain.more('faithfulness')}")
+    else:
+        point = Curve((circuit,), curve.whole, curve.ablated)
+        share = float(point.faithfulness[0])
+        low, high = (float(end[0]) for end in point.interval())
+        interval = f", 95 % interval {low:.0%} to {high:.0%} by resampling these pairs" if curve.n_prompts > 4 else ""
+        st.metric(
+            "Faithfulness",
+            f"{share + 0.0:.0%}" if abs(share) >= 0.005 else "0%",
+            help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
+            f"whole model, 0 % as bad as with every edge ablated{interval}.",
+        )
+        st.markdown(verdict(circuit, curve, share, setting, integrated=method.mask_val is None))
+        if interval and curve.uncertain:
+            st.warning(f"{curve.uncertain} {explain.more('interval')}")
+        elif interval:
+            st.caption(f"Drawn again from these pairs, it lies between {low:.0%} and {high:.0%} (95 % of draws).")
+    function = f"{method.grad_function} {method.answer_function}"
+    columns = [curve.whole, circuit, curve.ablated]
+    lines = [
+        [function, *(f"{of.mean:+.2f}" for of in columns)],
+        ["right", *map(_right, columns)],
+        ["P", *(f"{of.probability.mean():.2f}" for of in columns)],
+        ["KL", *(f"{of.divergence.mean():.2f}" for of in columns)],
+    ]
+    head = f"| | whole | **{n:,}** | none |\n| --- | ---: | ---: | ---: |"
+    st.markdown("\n".join([head, *("| " + " | ".join(line) + " |" for line in lines)]))
+    judged = (
+        "" if curve.whole.n_judged in (0, curve.n_prompts) else f", in the {curve.whole.n_judged} pairs that have one"
+    )
+    ends = ", dead ends too," if setting.drop_dead_ends else ""
+    st.caption(
+        f"Whole model, these {n:,} edges, and no edge: means over {setting.pairs(run)}. Clean prompts in; all other "
+        f"edges{ends} carry {_ablation(setting.ablation)}. Right: every right answer above every wrong one"
+        f"{judged}. P: of the right answers together. KL: D(whole ‖ circuit) = Σ p log(p / q) over the next token, p "
+        "the whole model's probabilities and q the circuit's, in nats."
+    )
+    if method.ablation_type.reads_batch and method.clean_corrupt == "clean":
+        st.caption("The scores patched clean activations; the circuit is measured with corrupt ones.")
+
+
+def _ablation(ablation: AblationType) -> str:
+    source = " from the corrupt prompts" if ablation.reads_batch else ""
+    return f"{ablation} ablation{source}" + (" of the scored pairs" if ablation.averages_dataset else "")
+
+
+_STRONGEST: dict[Importance, str] = {
+    "absolute": "strongest edges",
+    "positive": "edges of largest positive score",
+    "signed": "edges of largest signed score",
+}
+_FAR_ABOVE = 1.5  # of the whole model's behaviour: more is another behaviour than the model's
+
+
+def verdict(circuit: Measured, curve: Curve, share: float, setting: Setting, integrated: bool) -> str:
+    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead,
+    beside the whole model. `integrated`: whether the scores are those of integrated gradients."""
+    n, right, whole = circuit.n_edges, circuit.accuracy, curve.whole.accuracy
+    if n == curve.whole.n_edges:
+        return "These are all the edges: the whole model."
+    kept = (
+        f"the {n:,} {_STRONGEST[setting.importance]}, {dead_end_words(setting.drop_dead_ends)}, keep {share:.0%} of "
+        "the difference between the whole and the ablated model"
+    )
+    if share > _FAR_ABOVE:
+        return (
+            f"**Off**: {kept}. Far above 100 % the circuit does something else than the model, which other edges hold "
+            "back. Look for a size that keeps about 100 %."
+        )
+    if right < 0.5 and right < 0.8 * whole:
+        return (
+            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - right:.0%} of the prompts, and with the whole "
+            f"model on {1 - whole:.0%}. Keep more edges."
+        )
+    if share < 0.2:
+        return f"**No**: {kept}. Keep more edges" + ("." if integrated else ", or score with integrated gradients.")
+    said = f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}"
+    if math.isnan(right):
+        return f"{said}."
+    return f"{said}, and the right answer is ahead on {right:.0%} of the prompts, with the whole model on {whole:.0%}."
+
+
+def _right(of: Measured) -> str:
+    return "–" if math.isnan(of.accuracy) else f"{of.accuracy:.0%}"
+
+
+# --- all sizes -----------------------------------------------------------------------------------------------------
+
+
+def curve(run: Run, choice: Choice, setting: Setting) -> None:
+    """Faithfulness of circuits of all sizes, on demand."""
+    st.subheader("How much do circuits of other sizes keep?", anchor=False)
+    left, ablation_at, middle, right = st.columns([1.5, 1.4, 1.2, 1.4], vertical_alignment="bottom")
+    address.chosen("direction", _DIRECTIONS)
+    asked = left.segmented_control(
+        "Question", list(_DIRECTIONS), default="Is it enough?", required=True, key="direction", bind="query-params",
+        persist_state="session",
+        help="Enough: all edges but the circuit's are ablated. Needed: the circuit's edges alone are ablated, and what "
+        "is left should fall.",
+    )  # fmt: skip
+    setting = replace(
+        setting, direction=_DIRECTIONS[asked or "Is it enough?"], ablation=_other_ablation(run, ablation_at)
+    )
+    sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes
+    slot = f"curve-{run.id}-{setting.key}"
+    settings = [setting]
+    with_random = middle.toggle(
+        "Random edges too", True, key="with_random", bind="query-params", persist_state="session",
+        help=f"The same sizes with random edges, {len(_RANDOM_SEEDS)} draws: what any circuit of that size keeps.",
+    )  # fmt: skip
+    if with_random:
+        settings += [replace(setting, shuffled=seed) for seed in _RANDOM_SEEDS]
+    busy = job_panel.running(slot) is not None
+    if click.button(
+        "Measure all sizes", at=right, disabled=busy, icon=":material/show_chart:", key="measure-curve",
+        help="Runs circuits from a thousandth of the edges to all of them, to see how many the task needs.",
+    ):  # fmt: skip
+        requests = [each.request(run, *sizes) for each in settings]
+        job_panel.start(slot, measure_all, requests, title=f"Measuring circuits of {len(sizes)} sizes")
+        st.rerun()
+    if (found := job_panel.follow(slot, in_address=True)) is not None:
+        all_settings = [setting, *(replace(setting, shuffled=seed) for seed in _RANDOM_SEEDS)]
+        for each, measured in zip(all_settings, found, strict=False):  # the random ones may not have been asked for
+            session.keep_curve(run, each.key, measured)
+        st.rerun()
+    kept = session.curves(run)
+    main = kept.get(setting.key)
+    if main is None or not set(sizes) <= set(main.sizes):
+        st.caption(
+            f"Circuits of {', '.join(f'{n:,}' for n in sizes[:-1])} and all {sizes[-1]:,} edges on "
+            f"{setting.pairs(run)}; a few seconds to a minute, and it can be stopped."
+        )
+        return
+    if main.too_close:
+        st.warning(f"{main.too_close} {explain.more('faithfulness')}")
+        return
+    if main.uncertain and setting.ablation is not run.config.method.ablation_type:  # else the panel says so
+        st.warning(f"{main.uncertain} {explain.more('interval')}")
+    random = [kept[key] for key in (replace(setting, shuffled=seed).key for seed in _RANDOM_SEEDS) if key in kept]
+    _figure(run, choice, setting, main, random if with_random else [])
+    if setting.direction == "keep":
+        _summary(run, setting, main, random)
+        _smallest(run, setting, main)
+
+
+def _other_ablation(run: Run, at: DeltaGenerator) -> AblationType:
+    """What the curve ablates with: as the scores were, unless another is chosen."""
+    can_be = {str(each): each for each in AblationType if run.config.batch_size or not each.needs_batch_size}
+    same = "as scored"
+    address.chosen("curve_ablation", (same, *can_be))
+    chosen = at.selectbox(
+        "Ablation", [same, *can_be], key="curve_ablation", bind="query-params", persist_state="session",
+        help="What replaces the edges that are not kept. A circuit that is faithful under one ablation need not be "
+        f"under another. As scored: {run.config.method.ablation_type}. {explain.more('ablation')}",
+    )  # fmt: skip
+    return can_be.get(chosen, run.config.method.ablation_type)
+
+
+def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: list[Curve]) -> None:
+    words = IMPORTANCE_WORDS[setting.importance]
+    caption = (
+        f"Edges by {words}, {dead_end_words(setting.drop_dead_ends)}; measured with {_ablation(setting.ablation)} on "
+        f"{setting.pairs(run).partition(':')[0]}; scores: {run.caption}"
+    )
+    figure = faithfulness_curve(
+        main, caption=caption, chosen=choice.n, random=random, removed=setting.direction == "remove",
+        dark=page.is_dark(),
+    )  # fmt: skip
+    kept = ", ".join(f"{n:,} edges {share:.0%}" for n, share in zip(main.sizes, main.faithfulness, strict=True))
+    event = st.plotly_chart(
+        figure, key=f"curve-{setting.key}", on_select="rerun", selection_mode="points",
+        alt=f"Faithfulness by size of circuit: {kept}. {caption}",
+    )  # fmt: skip
+    points = event["selection"]["points"]
+    if address.changed(f"curve-{setting.key}", points) and (n := points[0].get("x")) is not None:
+        show_size(run, int(n))
+        st.rerun()
+    st.caption("**Click** a point to see the circuit of that size above.")
+
+
+def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> None:
+    words, most = IMPORTANCE_WORDS[setting.importance], setting.request(run).most
+    cells = st.columns(4)
+    for cell, name, of, area in (
+        (cells[0], "CPR", main.cpr, "Area under faithfulness over the share of edges: larger is better"),
+        (cells[1], "CMD", main.cmd, "Area between faithfulness and 100 %: 0 is best"),
+    ):
+        cell.metric(name, f"{of:.3f}" if main.is_benchmark else "–", help=f"{area}. Circuits by {words}.")
+    if random:
+        cells[2].metric(
+            "CPR of random edges", f"{np.mean([each.cpr for each in random]):.3f}",
+            help=f"The mean of {len(random)} draws: circuits of random edges, of the same sizes.",
+        )  # fmt: skip
+    smallest = main.smallest(_TARGET, most)
+    none = "none by positive score" if setting.importance == "positive" else "none"
+    cells[3].metric(
+        f"Smallest that keeps {_TARGET:.0%}", none if smallest is None else f"{smallest:,} edges",
+        help=f"Of the sizes measured so far. Circuits by {words}.",
+    )  # fmt: skip
+    if not main.is_benchmark:
+        st.caption(
+            f"Only {most:,} of {run.graph.n_edges:,} edges have a positive score, too few for the sizes that CPR and "
+            "CMD are made of. Rank by signed score, which goes on into the others."
+        )
+        return
+    st.caption(
+        f"Circuits are by **{words}**. CPR and CMD are areas over the shares of edges of the Mechanistic "
+        f"Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as many of this model's "
+        f"{run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by signed score and CMD of "
+        "circuits by absolute score: choose these under *Ranked by* to compare with it. Large sizes dominate the area: "
+        "a curve that reaches 100 % early has CPR near 1 and CMD near 0."
+    )
+
+
+def _smallest(run: Run, setting: Setting, main: Curve) -> None:
+    slot = f"smallest-{run.id}-{setting.key}"
+    request = setting.request(run, *curve_sizes(run.graph.n_edges))
+    if click.button(
+        f"Find the smallest circuit that keeps {_TARGET:.0%}", key="find-smallest", icon=":material/compress:",
+        disabled=job_panel.running(slot) is not None,
+        help="Tries sizes between those measured, and shows the circuit that it finds.",
+    ):  # fmt: skip
+        job_panel.start(slot, find_smallest, request, title="Looking for the smallest circuit")
+        st.rerun()
+    if (found := job_panel.follow(slot, in_address=True)) is not None:
+        session.keep_curve(run, setting.key, found)
+        if (n := found.smallest(_TARGET, request.most)) is not None:
+            show_size(run, n)
+        st.rerun()

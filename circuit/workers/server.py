@@ -1,0 +1,499 @@
+"""Jobs: long computations in worker processes, with progress, cancelling and a queue.
+
+    page (any session's thread) --submit--> FairQueue --one at a time per worker--> circuit.workers.worker.work
+                                <--state--- Job       <--progress events, outcome--
+
+``JobServer``  one per web process: the queue, the client of the cluster, the jobs it remembers
+``Job``        one job as its owner sees it; no attribute ever waits for the network
+
+    server = JobServer()                                # returns at once; the worker starts meanwhile
+    job = server.submit(attribute, request, title="IOI", owner=session)  # attribute(request, *, progress, cancelled)
+    job.state, job.step, job.total, job.remaining       # from any thread; later: server.get(job.id)
+    scores = job.result()                               # once job.state is "finished"
+
+A job function is module-level, takes a picklable request and knows no Dask. It calls ``progress(step, total,
+message)`` as often as it likes, and raises ``JobCancelled`` when ``cancelled()`` says so. A job that does not, or
+that takes too much memory, costs the worker process its life and nobody else anything: Dask's nanny starts another.
+
+The queue is kept here, not in Dask: Dask holds one job per worker, so ending a worker can only ever hit the job
+that runs in it, and who comes next is decided in one place (``circuit.workers.queue``).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import pickle
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+
+from circuit.common.errors import CircuitError, JobCancelled, JobError, WorkerLostError
+from circuit.workers import worker
+from circuit.workers.cluster import LocalCluster, places
+from circuit.workers.job import Job, unexpected
+from circuit.workers.queue import FairQueue
+
+_log = logging.getLogger(__name__)
+_TICK = 0.1  # seconds between two looks at a running job, and at most one progress event in as many
+_UNRESPONSIVE = 30.0  # seconds after which a worker that we have ended, but still seems there, is given up
+_TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
+_MAX_KEPT = 50  # finished jobs, with their results
+
+
+class JobServer:
+    """Runs jobs on Dask workers, fairly among their owners. Every method may be called from any thread.
+
+    ``address``         a scheduler to use; without one, workers of our own are started and ended with us. Such a
+                        cluster should be ours alone, with nannies, one thread a worker, and ``--preload
+                        circuit.workers.worker``; Dask's own settings name its certificates. As many jobs run at once as
+                        it has workers, which may come and go
+    ``devices``         of our own workers, one each: "cpu", "cuda:0"
+    ``cpu_workers``     how many workers "cpu" means
+    ``memory_limit``    of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
+    ``warm_up``         modules that a worker of our own imports as soon as it is up
+    ``jobs_per_owner``  jobs that an owner may have waiting or running; a group of jobs counts as one
+    ``jobs_in_queue``   jobs that may wait, of all owners
+    ``check``           called with every request before it is taken; raises what the owner is told
+    ``grace``           seconds that a cancelled job has to stop by itself
+    ``abandon_after``   seconds after which a job that nobody has asked about is cancelled
+    ``forget_after``    the same for the result of one that is over
+    ``longest``         seconds after which a job is stopped
+    ``start_timeout``   seconds that a worker may take to begin a job
+
+    Raises:
+        SettingsError: A device that this machine does not have.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        devices: Sequence[str] = ("cpu",),
+        cpu_workers: int = 1,
+        memory_limit: float | str | None = None,
+        warm_up: Sequence[str] = worker.MODULES,
+        jobs_per_owner: int = 100,
+        jobs_in_queue: int = 100,
+        check: Callable[[Any], object] | None = None,
+        grace: float = 1.2,  # ending a worker takes a few tenths more: a device is free within two seconds
+        abandon_after: float = 600.0,
+        forget_after: float = 3600.0,
+        longest: float | None = None,
+        start_timeout: float = 120.0,
+    ) -> None:
+        self._address = address
+        self._cluster_options: dict[str, Any] = {
+            "devices": devices,
+            "cpu_workers": cpu_workers,
+            "memory_limit": memory_limit,
+            "warm_up": warm_up,
+        }
+        self._jobs_per_owner = jobs_per_owner
+        self._jobs_in_queue = jobs_in_queue
+        self._check = check
+        self._grace = grace
+        self._abandon_after = abandon_after
+        self._forget_after = forget_after
+        self._longest = longest
+        self._start_timeout = start_timeout
+
+        self._changed = threading.Condition()  # guards the next five and every job's state
+        self._queue: FairQueue[Job] = FairQueue()
+        self._jobs: dict[str, Job] = {}
+        self._devices: tuple[str, ...] = ()
+        self._lanes = 0
+        self._carrying = 0
+        self._closing = threading.Event()
+
+        self._connecting = threading.Lock()  # guards the next three
+        self._cluster: LocalCluster | None = None
+        self._client: Any = None
+        self._topic = ""
+        self._lost = False  # whether a scheduler that is not ours could not be reached when last asked
+        self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
+
+        atexit.register(self.close)
+        if address is None:
+            self._have([place[worker.DEVICE] for place in places(devices, cpu_workers)])
+        threading.Thread(target=self._tend, name="job-server", daemon=True).start()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each worker: "cpu", "cuda:0"; with a cluster of somebody else's also its machine."""
+        return self._devices
+
+    @property
+    def workers(self) -> int:
+        """How many jobs can run at once; 1 while a cluster that is not ours has no workers."""
+        return len(self._devices) or 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are a scheduler and workers to hand jobs to. Jobs are taken in either case."""
+        return self._client is not None and bool(self._devices)
+
+    def submit(
+        self,
+        function: worker.JobFunction,
+        request: Any,
+        *,
+        title: str = "",
+        owner: str = "",
+        group: str | None = None,
+        note: Any = None,
+        keep: Callable[[Any], object] | None = None,
+    ) -> Job:
+        """Queue ``function(request, progress=..., cancelled=...)``. What it is given is what ``request`` is now.
+
+        Args:
+            function: A module-level function.
+            request: What it is to work on: anything that can be pickled.
+            title: What the job is called on the page.
+            owner: Who wants it; workers are shared fairly between owners.
+            group: Jobs of an owner with the same group count as one for the limits.
+            note: Kept with the job for whoever finds it again, and not sent to the worker.
+            keep: Called with the result before the job is over, in a thread of the server's: somebody may wait for it,
+                or nobody any more.
+
+        Raises:
+            JobError: The owner has, or all together have, as many jobs as may be; or the server is shutting down.
+            CircuitError: What ``check`` says.
+        """
+        if self._check is not None:
+            self._check(request)
+        job = Job(self, cloudpickle.dumps((function, request)), title, owner, group, note, keep)
+        with self._changed:
+            self._admit(owner, group)
+            self._jobs[job.id] = job
+            self._queue.add(job, owner, group)
+            self._changed.notify_all()
+        return job
+
+    def adopt(self, job: Job, requests: Sequence[Any]) -> None:
+        """Let a job that somebody else carries be found, cancelled and forgotten like those in the queue.
+
+        Its ``requests`` are submitted with its id as their group: that counts as one job of its owner's until it is
+        over, and is let in here once and for all.
+
+        Raises:
+            JobError: As ``submit``.
+            CircuitError: As ``submit``.
+        """
+        if self._check is not None:
+            self._check(requests)
+        with self._changed:
+            self._admit(job.owner, job.id)
+            self._queue.hold(job, job.owner, job.id)
+            self._jobs[job.id] = job
+
+    def _admit(self, owner: str, group: str | None) -> None:
+        """Refuse what is too much, unless it belongs to a group that has been let in."""
+        if self._closing.is_set():
+            raise JobError("The server is shutting down and takes no more jobs.")
+        if self._queue.has_group(owner, group):
+            return
+        if (n := self._queue.jobs(owner)) >= self._jobs_per_owner:
+            raise JobError(
+                f"You have {n} jobs waiting or running, as many as this server allows. Wait for one, or cancel one."
+            )
+        if (n := self._queue.jobs(running=False)) >= self._jobs_in_queue:
+            raise JobError(f"{n} jobs are waiting already. Try again when some are done.")
+
+    def forget(self, job: Job) -> None:
+        """Let go of a job that is over, with its result."""
+        with self._changed:
+            if job.over:
+                self._jobs.pop(job.id, None)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with this id, unless there never was one or it is forgotten."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job._asked = time.monotonic()
+        return job
+
+    def close(self) -> None:
+        """Cancel every job and end the processes that we started. Safe to call twice."""
+        with self._changed:
+            if self._closing.is_set():
+                return
+            self._closing.set()
+            for job in list(self._jobs.values()):
+                self.finish(job, JobCancelled("The server was shut down."))
+            self._changed.notify_all()
+        atexit.unregister(self.close)
+        with self._connecting:
+            self._disconnect()
+
+    # --- the queue ---
+
+    def _next(self) -> Job | None:
+        """Wait for the job to run next and take it off the queue; None once the server is closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closing.is_set() or (self._carrying < len(self._devices) and len(self._queue))
+            )
+            if self._closing.is_set() or (job := self._queue.take()) is None:
+                return None
+            self._carrying += 1
+            job._state = "starting"
+            return job
+
+    def position_of(self, job: Job) -> int | None:
+        with self._changed:
+            return self._queue.position(job)
+
+    def stop(self, job: Job, why: CircuitError) -> None:
+        """Take a job out of the queue, or ask for its end. ``why`` becomes its error."""
+        with self._changed:
+            if job in self._queue:
+                self.finish(job, why)
+            elif not job.over and not job.cancelling:
+                job._stop = why
+                job._wake.set()
+
+    def finish(self, job: Job, exception: CircuitError | None = None, value: Any = None) -> None:
+        """Give a job its last state, unless it has one."""
+        with self._changed:
+            if job.over:
+                return
+            cancelled = isinstance(exception, JobCancelled)
+            job._state = "finished" if exception is None else "cancelled" if cancelled else "failed"
+            job._exception, job._value = exception, value
+            job._ended = job._asked = time.monotonic()
+            job._payload = b""
+            job._over.set()
+            job._wake.set()
+            self._queue.end(job)
+
+    def succeed(self, job: Job, value: Any) -> None:
+        """Let a job's result be kept, and give it to its owner."""
+        if job._keep is not None:
+            try:
+                job._keep(value)
+            except Exception:  # the owner still gets the result
+                _log.warning("The result of a job could not be kept.", exc_info=True)
+        self.finish(job, value=value)
+
+    def _tend(self) -> None:
+        """Connect, and then look after all jobs, and after the workers of a cluster that is not ours."""
+        with contextlib.suppress(Exception):  # the first job will meet the same problem and report it
+            self._connect()
+        while not self._closing.wait(_TEND):
+            self._sweep()
+            if self._address is not None:
+                self._count()
+
+    def _sweep(self) -> None:
+        """Stop what nobody waits for and what takes too long, forget what nobody has looked at."""
+        now = time.monotonic()
+        with self._changed:
+            jobs = sorted(self._jobs.values(), key=lambda job: job._asked)
+            over = [job for job in jobs if job.over]
+            for number, job in enumerate(over):
+                if len(over) - number > _MAX_KEPT or now - job._asked > self._forget_after:
+                    del self._jobs[job.id]
+            for job in jobs:
+                if not job.over and now - job._asked > self._abandon_after:
+                    self.stop(job, JobCancelled("The job was cancelled because nobody had looked at it for a while."))
+                elif self._longest is not None and job.elapsed > self._longest:
+                    self.stop(job, JobError(
+                        f"The job was stopped after {self._longest / 60:.0f} minutes, the longest that this server "
+                        f"allows. {worker.SMALLER}"
+                    ))  # fmt: skip
+
+    # --- one thread per worker carries jobs to Dask ---
+
+    def _have(self, devices: Sequence[str]) -> None:
+        """Run as many jobs at once as there are workers. One that is gone costs no job that still runs."""
+        with self._changed:
+            self._devices = tuple(devices)
+            while self._lanes < len(devices):
+                threading.Thread(target=self._lane, name=f"job-lane-{self._lanes}", daemon=True).start()
+                self._lanes += 1
+            self._changed.notify_all()
+
+    def _count(self) -> None:
+        """See which workers a cluster that is not ours has."""
+        try:
+            workers = self._connect().scheduler_info()["workers"]
+            self._lost = False
+        except Exception:
+            if not self._lost and not self._closing.is_set():  # once, not every second
+                _log.warning("The scheduler at %s cannot be reached.", self._address, exc_info=True)
+            self._lost, workers = True, {}
+        self._have(sorted(f"{each.get('device', 'a worker')} on {each['host']}" for each in workers.values()))
+
+    def _lane(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._carry(job)
+            except Exception:
+                if not self._closing.is_set():
+                    self.finish(job, unexpected("The workers could not be reached", traceback.format_exc()))
+            finally:
+                with self._changed:
+                    self._carrying -= 1
+                    self._changed.notify_all()
+
+    def _connect(self) -> Any:
+        """The client of a cluster that is alive: the one we have, or a new one."""
+        with self._connecting:
+            if self._client is not None:
+                alive = self._cluster is None or self._cluster.alive()
+                if alive and self._client.status == "running":
+                    return self._client
+                _log.warning("The job scheduler is gone; starting again.")
+                self._disconnect()
+            try:
+                return self._start()
+            except BaseException:
+                self._disconnect()
+                raise
+
+    def _start(self) -> Any:
+        from distributed import Client  # half a second, so not while the first page waits for this module
+
+        if self._closing.is_set():
+            raise JobError("The server is shut down.")
+        address, security = self._address, None
+        if address is None:
+            self._cluster = LocalCluster(**self._cluster_options)
+            security = self._cluster.security
+            until = time.monotonic() + self._start_timeout
+            while (address := self._cluster.address()) is None:
+                if self._closing.is_set() or not self._cluster.alive() or time.monotonic() > until:
+                    raise JobError("The job scheduler did not start.")
+                time.sleep(0.05)
+        client = Client(address, security=security, set_as_default=False, name="edgescope")
+        self._topic = f"edgescope-{uuid.uuid4().hex}"
+        client.subscribe_topic(self._topic, self._on_event)
+        client.subscribe_topic("worker-restart-memory", self._on_memory)
+        self._client = client
+        return client
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        own, self._cluster = self._cluster, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close(timeout=2)
+        if own is not None:
+            own.close()
+
+    def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        """A worker says that it has begun a job, or how far it is (on the client's thread)."""
+        job = self._jobs.get(event[1]["id"])
+        if job is None:
+            return
+        if job.over and event[1]["progress"] is None:
+            # Its worker left before the result was released, and Dask computes it again: the next job need not wait.
+            self._send(worker.ask_to_stop, job.id, workers=[event[1]["worker"]])
+        with self._changed:
+            if event[1]["progress"] is None:  # it begins, perhaps again: Dask moves jobs of workers that are retired
+                job._worker = event[1]["worker"]
+            if job._state == "starting":
+                job._state, job._started = "running", time.monotonic()
+            if not job.over and event[1]["progress"] is not None:
+                job._report(*event[1]["progress"])
+
+    def _on_memory(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._out_of_memory.add(event[1]["worker"])
+
+    def _carry(self, job: Job) -> None:
+        """See one job through: hand it to Dask, stop it when asked to, and settle its last state."""
+        client = self._connect()
+        if job._stop is not None:
+            self.finish(job, job._stop)
+            return
+        future = client.submit(
+            worker.work, job._payload, job.id, self._topic, key=f"job-{job.id}", pure=False, retries=0
+        )
+        future.add_done_callback(lambda _: job._wake.set())
+        began = time.monotonic()
+        told = ended = None  # when the job was asked to stop, when its worker was ended
+        while not (future.done() or job.over):
+            job._wake.wait(_TICK)
+            job._wake.clear()
+            now = time.monotonic()
+            if self._cluster is not None and not self._cluster.alive():
+                break  # the next job starts another
+            if job._worker is None and now - began > self._start_timeout:
+                self.finish(job, JobError("The worker did not start in time. Try again."))
+                self._give_up(client)
+            elif job._stop is None:
+                continue
+            elif told is None:
+                told = now
+                self._send(worker.ask_to_stop, job.id, workers=None if job._worker is None else [job._worker])
+            elif ended is None and now - told > self._grace:
+                where = job._worker or _holder(client, future)
+                if where is None:  # no worker has taken it, and none will
+                    future.cancel()
+                    break
+                ended = now
+                self._send(worker.end_worker, workers=[where], nanny=True)
+            elif ended is not None and now - ended > _UNRESPONSIVE:
+                self._give_up(client)
+                break
+        if not job.over:
+            self._settle(job, future)
+
+    def _send(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Call a function in the workers without waiting: a job that holds the GIL keeps them from answering."""
+        call = threading.Thread(
+            target=self._client.run,
+            args=(function, *arguments),
+            kwargs={"on_error": "ignore"} | options,
+            daemon=True,
+        )
+        call.start()
+
+    def _give_up(self, client: Any) -> None:
+        """Drop a cluster that no longer reacts. The next job starts one, if the cluster is ours to start."""
+        with self._connecting:
+            if client is self._client:
+                self._disconnect()
+
+    def _settle(self, job: Job, future: Any) -> None:
+        from distributed import KilledWorker
+
+        if job._stop is not None:
+            self.finish(job, job._stop)
+        elif future.status == "finished":
+            state, pickled, progress, job.told = future.result(timeout=self._start_timeout)
+            if progress is not None:
+                job._report(*progress)
+            if state == "finished":
+                self.succeed(job, pickle.loads(pickled))
+            elif state == "unexpected":
+                self.finish(job, unexpected("The job stopped on an unexpected error", pickled))
+            else:
+                self.finish(job, pickle.loads(pickled))
+        elif future.status == "error" and not isinstance(future.exception(), KilledWorker):
+            error = future.exception()
+            details = "".join(traceback.format_exception(error))
+            self.finish(job, unexpected("The job could not be run", details))
+        else:
+            kind: type[JobError] = JobError
+            if job._worker in self._out_of_memory:
+                self._out_of_memory.discard(job._worker)  # the next one there may end for another reason
+                what = "The worker ran out of memory and was stopped"
+            else:
+                what, kind = "The worker ran out of memory or was stopped from outside", WorkerLostError
+            self.finish(job, kind(f"{what}; a new one takes the next job. {worker.SMALLER}"))
+        future.release()
+
+
+def _holder(client: Any, future: Any) -> str | None:
+    """The worker that has taken a job and not said so yet: it may still import, too busy to hear of the cancel."""
+    with contextlib.suppress(Exception):
+        return next((address for address, keys in client.processing().items() if future.key in keys), None)
+    return None
