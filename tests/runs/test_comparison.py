@@ -1,0 +1,242 @@
+"""What is said of two runs agrees with counting by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import AblationType, Method
+from circuit.edges.ranking import edge_ranks, top_edges
+from circuit.plots import comparison as plots
+from circuit.runs.comparison import (
+    differing_settings,
+    expected_overlap,
+    only_in,
+    overlap,
+    pairs_of,
+    spearman,
+    why_not_comparable,
+)
+from circuit.runs.faithfulness import Curve, Measured
+from circuit.runs.run import Run
+from tests.runs.test_run import make_run
+
+
+def run_with(seed: int, n_layers: int = 2, **graph: Any) -> Run:
+    """A run of random scores, many of them tied, as bfloat16 models have them."""
+    run = make_run()
+    run.graph = EdgeGraph(n_layers, 4, 2, **graph)
+    run.scores = (
+        np.random.default_rng(seed).normal(size=run.graph.n_edges).astype(np.float16).astype(np.float32).round(1)
+    )
+    return run
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def mean_ranks(values: np.ndarray) -> list[float]:
+    """For every value, how many are smaller, and half of those that equal it."""
+    return [float((values < value).sum() + ((values == value).sum() + 1) / 2) for value in values]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_the_correlation_of_ranks_by_its_definition(seed: int) -> None:
+    first, second = (run_with(2 * seed + i).scores for i in range(2))
+    second = second + first  # somewhat alike
+    x, y = np.array(mean_ranks(first)), np.array(mean_ranks(second))
+    x, y = x - x.mean(), y - y.mean()
+    assert spearman(first, second) == pytest.approx((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()), abs=1e-12)
+
+
+def test_spearman_without_ties_is_the_formula_of_the_textbook() -> None:
+    """rho = 1 - 6 sum d^2 / (n (n^2 - 1)); the example is that of Wikipedia's article, rho = -29/165."""
+    iq = np.array([106, 100, 86, 101, 99, 103, 97, 113, 112, 110.0])
+    hours = np.array([7, 27, 2, 50, 28, 29, 20, 12, 6, 17.0])
+    assert spearman(iq, hours) == pytest.approx(-29 / 165)
+
+
+def test_spearman_ends_and_none() -> None:
+    scores = run_with(1).scores
+    assert spearman(scores, scores**3) == pytest.approx(1)
+    assert spearman(scores, -scores) == pytest.approx(-1)
+    assert np.isnan(spearman(scores, np.zeros_like(scores)))
+
+
+def test_overlap_is_what_counting_sets_gives_for_every_n() -> None:
+    first, second = run_with(3), run_with(4)
+    shared = overlap(first.ranks, second.ranks)
+    assert shared.shape == (first.graph.n_edges,)
+    for n in range(1, first.graph.n_edges + 1):
+        both = set(top_edges(first.scores, n).tolist()) & set(top_edges(second.scores, n).tolist())
+        assert shared[n - 1] == len(both) / n
+    assert shared[-1] == 1
+    assert (overlap(first.ranks, first.ranks) == 1).all()
+
+
+def test_edges_drawn_at_random_overlap_as_expected() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [overlap(rng.permutation(100) + 1, rng.permutation(100) + 1) for _ in range(4000)]
+    np.testing.assert_allclose(np.mean(drawn, axis=0), expected_overlap(100), atol=0.01)
+
+
+def test_edges_of_one_circuit_and_not_of_the_other() -> None:
+    first, second = run_with(5), run_with(6)
+    for n in (1, 10, first.graph.n_edges):
+        mine, other = (set(top_edges(run.scores, n).tolist()) for run in (first, second))
+        table = only_in(first, second, n)
+        assert set(table.index) == mine - other
+        assert table["rank"].is_monotonic_increasing
+        for edge, row in table.iterrows():
+            assert f"{row['source']}->{row['destination']}" == first.graph.edge_name(edge)
+            assert row["score"] == first.scores[edge]
+            assert row["score in the other"] == second.scores[edge]
+            assert row["rank in the other"] == edge_ranks(second.scores)[edge] > n
+    apart = only_in(run_with(7, seq_len=3), run_with(8, seq_len=3), 20)
+    assert set(apart["position"]) <= {0, 1, 2}
+
+
+def test_every_pair_is_named_once() -> None:
+    assert pairs_of("ABC") == [(0, 1, "A and B"), (0, 2, "A and C"), (1, 2, "B and C")]
+
+
+# --- what differs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (run_with(1, n_layers=3), "the numbers of layers differ (2, 3). Choose runs of one model."),
+        (run_with(1, seq_len=5), "token positions kept apart differ (none, 5)"),
+        (run_with(1, parallel=True), "attention and MLP differ (one after the other, side by side)"),
+    ],
+)
+def test_graphs_that_differ_are_not_compared(other: Run, words: str) -> None:
+    assert words in (why_not_comparable([run_with(0), other]) or "")
+
+
+def test_runs_of_one_graph_are_compared() -> None:
+    assert why_not_comparable([run_with(0), run_with(1), run_with(2)]) is None
+
+
+SHA, OTHER = {"source": "a", "sha256": "1" * 64}, {"source": "a", "sha256": "2" * 64}
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "words"),
+    [
+        (("gpt2", "other"), ({}, {}), "their models differ (gpt2, other)"),
+        (("gpt2", "gpt2"), (SHA, OTHER), "their models' weights differ (gpt2 111111111111, gpt2 222222222222)"),
+        (("gpt2", "other"), (SHA, {"revision": "3" * 40}), "their models differ (gpt2, other)"),
+        (("gpt2", "local/gpt2"), (SHA, SHA), None),  # the same files under another name
+        (("gpt2", "gpt2"), (SHA, None), None),  # an old run, or one made elsewhere
+    ],
+)
+def test_other_models_of_the_same_shape_are_not_compared(
+    models: tuple[str, str], weights: tuple[Any, Any], words: str | None
+) -> None:
+    runs = [run_with(0), run_with(1)]
+    for run, model, identity in zip(runs, models, weights, strict=True):
+        run.config = replace(run.config, model=model)
+        run.provenance = {"model": model, "weights": identity}
+    why = why_not_comparable(runs)
+    assert (why is None) == (words is None)
+    assert (words or "") in (why or "")
+
+
+def test_the_table_holds_the_settings_that_differ_and_no_other() -> None:
+    first, second = run_with(0), run_with(0)
+    assert differing_settings([first, second]).empty
+    pairs = second.config.prompts.pairs[:2]
+    method = Method("prob", mask_val=0.5, ablation_type=AblationType.ZERO)
+    second.config = replace(second.config, method=method, prompts=replace(second.config.prompts, pairs=pairs))
+    table = differing_settings([first, second])
+    differing = "prompts, pairs scored, grad function, ablation, activations taken from, mask values, batch size"
+    assert list(table.index) == differing.split(", ")
+    assert list(table.loc["ablation"]) == ["batch all tok mean", "zero"]
+    assert list(table.loc["mask values"]) == ["7 points, midpoint rule", "m = 0.5"]
+    assert table.loc["prompts", 0] != table.loc["prompts", 1]  # though their name is the same
+
+
+def test_prompts_are_told_apart_by_their_pairs_and_weights_by_their_hash() -> None:
+    first, second = run_with(0), run_with(0)
+    pair = replace(second.config.prompts.pairs[0], clean=" Other")
+    pairs = (pair, *second.config.prompts.pairs[1:])
+    second.config = replace(second.config, prompts=replace(second.config.prompts, pairs=pairs))
+    first.provenance["weights"], second.provenance["weights"] = {"sha256": "ab" * 32}, {"revision": "cd" * 20}
+    assert list(differing_settings([first, second]).index) == ["weights", "prompts"]
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_scatter_shows_every_edge_once_and_where_it_is_strong(dark: bool) -> None:
+    first, second = run_with(5), run_with(6)
+    figure = plots.score_scatter(first, second, ("A", "B"), 10, caption="what", dark=dark)
+    groups = {trace.name.split(" (")[0]: trace for trace in figure.data if trace.name}
+    chosen = {name: {int(data[0]) for data in trace.customdata or ()} for name, trace in groups.items()}
+    mine, other = (set(top_edges(run.scores, 10).tolist()) for run in (first, second))
+    assert chosen["both"] == mine & other
+    assert chosen["A only"] == mine - other
+    assert chosen["B only"] == other - mine
+    assert set.union(*chosen.values()) == set(range(first.graph.n_edges))
+    assert len({trace.marker.symbol for trace in groups.values()}) == 4  # not by colour alone
+    json.loads(figure.to_json())
+
+
+def test_a_scatter_of_many_edges_draws_the_strongest_and_a_shade_and_says_so() -> None:
+    first, second = run_with(1, n_layers=30), run_with(2, n_layers=30)
+    n_edges = first.graph.n_edges
+    assert n_edges > plots.DRAWN
+    figure = plots.score_scatter(first, second, ("A", "B"), 10, caption="what")
+    points = sum(len(trace.customdata or ()) for trace in figure.data if trace.type == "scatter")
+    assert points == plots.DRAWN
+    (shade,) = (trace for trace in figure.data if trace.type == "heatmap")
+    assert int(np.sum(shade.customdata)) == n_edges - plots.DRAWN
+    caption = figure.layout.annotations[0].text.replace("<br>", " ")
+    assert f"the {plots.DRAWN:,} edges" in caption
+    assert f"the other {n_edges - plots.DRAWN:,}" in caption
+
+
+def test_equal_places_on_both_axes_are_on_the_diagonal() -> None:
+    run = run_with(9)
+    twice = run_with(9)
+    twice.scores = run.scores * 2
+    figure = plots.score_scatter(run, twice, ("A", "B"), 10, caption="")
+    for trace in figure.data:
+        np.testing.assert_allclose(trace.x, trace.y, atol=1e-6)
+
+
+def test_overlap_curves_have_a_line_a_pair_and_a_dashed_one_for_chance() -> None:
+    first, second, third = (run_with(seed) for seed in range(3))
+    shared = {"A and B": overlap(first.ranks, second.ranks), "A and C": overlap(first.ranks, third.ranks)}
+    figure = plots.overlap_curves(shared, 12, caption="what")
+    a, b, chance = figure.data
+    assert (a.name, b.name, chance.name) == ("A and B", "A and C", "drawn at random")
+    assert len({line.line.dash for line in figure.data}) == 3
+    for x, y in zip(a.x, a.y, strict=True):
+        assert y == pytest.approx(shared["A and B"][x - 1])
+    np.testing.assert_allclose(chance.y, np.array(chance.x) / first.graph.n_edges)
+
+
+def test_faithfulness_of_several_runs_is_that_of_their_curves() -> None:
+    def measured(n: int, value: float) -> Measured:
+        column = np.full(4, value, dtype=np.float32)
+        return Measured(n, column, column, column, column)
+
+    curves = {
+        name: Curve((measured(0, 0), measured(5, 0.5 * top), measured(9, top)), measured(9, top), measured(0, 0))
+        for name, top in (("A", 2.0), ("B", 3.0))
+    }
+    figure = plots.faithfulness_lines(curves, 5, caption="what")
+    for line in figure.data:
+        assert list(line.x) == [5, 9]  # a logarithmic axis has no place for 0
+        assert list(line.y) == [0.5, 1.0]
+    assert len({line.marker.symbol for line in figure.data}) == 2
+    assert [note.text for note in figure.layout.annotations] == ["whole model", "every edge ablated", "what", "n = 5"]
