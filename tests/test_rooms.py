@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import circuit
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "circuit"
 
@@ -108,3 +110,16 @@ for name in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(dir(circuit)))
+def test_public_names_are_there_and_say_what_they_are(name: str) -> None:
+    found = getattr(circuit, name)
+    assert found is not None
+    if isinstance(found, type) or callable(found):
+        assert found.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        circuit.nothing  # type: ignore[attr-defined] # noqa: B018

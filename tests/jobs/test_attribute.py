@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import circuit
 from circuit import (
     AblationType,
     CircuitError,
@@ -335,16 +333,6 @@ def test_loading_a_model_says_so(small_folder: Path) -> None:
 
 
 # --- imports -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(dir(circuit)))
-def test_public_names_are_there(name: str) -> None:
-    assert getattr(circuit, name).__name__ in (name, "dict")  # PruneScores is a dict
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'nothing'"):
-        importlib.import_module("circuit").nothing  # noqa: B018
 
 
 def test_messages_name_the_row_of_the_table_not_of_the_usable_prompts(small: str) -> None:

@@ -142,8 +142,11 @@ def test_the_script_runs_as_a_file_and_prints_the_circuit(tmp_path: Path) -> Non
     )
     path = tmp_path / "snippet.py"
     path.write_text(python_snippet(run, 10))
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2],
-                          env={**os.environ, "PYTHONPATH": "."}, check=False)  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, cwd=root, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert 'na"""me' in done.stdout
     assert "Resid Start" in done.stdout
