@@ -263,8 +263,7 @@ if click.button(
     try:
         table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
         st.session_state["sweep_table"] = st.query_params["table"] = table.id
-        st.session_state["job-sweep"] = table.job
-        job_panel.forget_error("sweep")
+        job_panel.hold("sweep", table.job)
         st.rerun()
     except CircuitError as error:
         st.error(str(error))

@@ -1,8 +1,14 @@
-"""A session's jobs: one a slot, with a panel that shows progress, time left, and a cancel button.
+"""A session's jobs: one per slot, with a panel that shows progress, time left, and a cancel button.
 
-    start("attribute", attribute, config, title="IOI on SmolLM2")
+    start("attribute", attribute, config, title="IOI on SmolLM2")    # on a click
     if value := follow("attribute", now=config):     # draws the panel while the job runs
         session.show_run(value)                      # its result, once
+
+    value = computed(                                # without a click: starts the job when there is no answer yet
+        "attention", read_attention, request, "Reading the attention pattern", known=find, keep=put, again="Try again"
+    )
+
+Everything that the session remembers of a job is written and read here alone.
 
 The panel polls in a fragment, so the rest of the page is drawn once and stays usable. The job lives in the server: it
 goes on when the page is left, and a reload finds it again by the id in the address. Any open page of the session counts
@@ -11,8 +17,9 @@ as looking at all its jobs (`watch`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -20,10 +27,12 @@ from circuit.common.errors import CircuitError
 from circuit.common.settings import settings
 from circuit.jobs.attribute import attribute
 from circuit.jobs.shards import submit
-from circuit.ui.frame import address, explain, markdown, my_runs
+from circuit.ui.frame import address, click, explain, markdown, my_runs
 from circuit.ui.frame.server import job_server, visitor
 from circuit.workers.job import Job
 from circuit.workers.worker import JobFunction
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,20 @@ def start(slot: str, function: JobFunction, request: Any, title: str) -> None:
         fail(slot, str(error))
 
 
+def hold(slot: str, job_id: str) -> None:
+    """Follow a job in this slot that was submitted elsewhere."""
+    forget_error(slot)
+    st.session_state[f"job-{slot}"] = job_id
+
+
 def fail(slot: str, words: str) -> None:
     """Say why there is no job in this slot."""
     st.session_state[f"error-{slot}"] = _Ending(words)
+
+
+def failed(slot: str) -> bool:
+    """Whether this slot's last job ended without a result."""
+    return f"error-{slot}" in st.session_state
 
 
 def forget_error(slot: str) -> None:
@@ -80,7 +100,52 @@ def running(slot: str) -> Job | None:
     return None if job is None or job.over else job
 
 
-def follow(slot: str, *, in_address: bool = False, now: Any = None, shared: bool = False) -> Any:
+def computed(
+    slot: str,
+    function: JobFunction,
+    request: Any,
+    title: str,
+    *,
+    known: Callable[[], T | None],
+    keep: Callable[[Any, Any], None],
+    again: str | None = None,
+    quiet: str | None = None,
+) -> T | None:
+    """The answer to a request, which is computed without being asked for; None, with the panel, until it is there.
+
+    Args:
+        slot: The slot, for all requests of one kind: a job that is going on is not stopped for the next one.
+        function: What computes it.
+        request: What is asked.
+        title: What to call the job.
+        known: The answer, where there is one already.
+        keep: Takes a request and its result, which may be an earlier one than is asked for now.
+        again: The label of a button that tries once more after an error; no button without it.
+        quiet: A line to draw instead of the panel; an error is not shown then, either.
+    """
+    _keep_result(slot, keep, quiet)
+    if (answer := known()) is not None:
+        return answer
+    if failed(slot):
+        if again is not None and click.button(again, key=f"again-{slot}", help="Computes it once more."):
+            forget_error(slot)
+            st.rerun()
+    elif running(slot) is None:
+        start(slot, function, request, title)
+        _keep_result(slot, keep, quiet)
+        return known()
+    return None
+
+
+def _keep_result(slot: str, keep: Callable[[Any, Any], None], quiet: str | None) -> None:
+    """Draw what there is to draw of the slot's job; hand on its result, if it has just come."""
+    if (found := follow(slot, quiet=quiet)) is not None:
+        keep(st.session_state[f"request-{slot}"], found)
+
+
+def follow(
+    slot: str, *, in_address: bool = False, now: Any = None, shared: bool = False, quiet: str | None = None
+) -> Any:
     """Draw the panel while the slot's job goes on; hand back its result once, when it is there; else None.
 
     Why there is no result stays on the page, as a sentence, until the next start.
@@ -90,6 +155,7 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None, shared: bool
         in_address: Keep the job's id in the page's address, so that a reload finds it.
         now: The request that a start would have now: once it is another, the sentence about the last one goes.
         shared: Whether other sessions wait for the same job, so that none of them may cancel it.
+        quiet: A line to draw instead of the panel; why there is no result is not said then, either.
     """
     name = slot.partition("-")[0]
     if in_address and f"job-{slot}" not in st.session_state and (found := st.query_params.get(name)):
@@ -115,8 +181,12 @@ def follow(slot: str, *, in_address: bool = False, now: Any = None, shared: bool
         elif name in st.query_params:
             del st.query_params[name]
     if job is not None and not job.over:
-        _panel(slot, Ticks(), shared)
-    _ending(slot, now)
+        if quiet is None:
+            _panel(slot, _Ticks(), shared)
+        else:
+            _line(slot, _Ticks(), quiet)
+    if quiet is None:
+        _ending(slot, now)
     return value
 
 
@@ -140,7 +210,7 @@ def _job(slot: str) -> Job | None:
     return None if job_id is None else job_server().get(job_id)
 
 
-class Ticks:
+class _Ticks:
     """Runs the page again from a fragment's ticks, but not from its first run: that is part of the page's own, which
     would forget the click that it runs for."""
 
@@ -156,7 +226,7 @@ class Ticks:
 
 
 @st.fragment(run_every=0.4)
-def _panel(slot: str, ticks: Ticks, shared: bool) -> None:
+def _panel(slot: str, ticks: _Ticks, shared: bool) -> None:
     job = _job(slot)
     ticks.run_page(over=job is None or job.over)
     if job is None:
@@ -166,6 +236,12 @@ def _panel(slot: str, ticks: Ticks, shared: bool) -> None:
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
         if not shared:
             st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
+
+
+@st.fragment(run_every=0.5)
+def _line(slot: str, ticks: _Ticks, words: str) -> None:
+    ticks.run_page(over=running(slot) is None)
+    st.caption(words)
 
 
 def _state(job: Job) -> str:

@@ -22,6 +22,7 @@ from circuit.edges.sentences import edge_words, score_is
 from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import is_allowed
 from circuit.prompts.pairs import PromptSet
+from circuit.runs.config import RunConfig
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
 from circuit.ui.frame import click, explain, job_panel, navigation, session
@@ -206,20 +207,22 @@ _TERMS = (
 
 def _run() -> Run | None:
     """The example's run. Where there is none yet it is computed, with a panel in the card."""
-    if (found := job_panel.follow(_SLOT)) is not None:
+
+    def keep(_: RunConfig, found: Run) -> None:
         session.show_run(found)
         st.rerun()
-    run: Run | None = session.current_run() if "run" in st.query_params else st.session_state.get("run")
-    if run is None and job_panel.running(_SLOT) is None and f"error-{_SLOT}" not in st.session_state:
-        job_panel.start(_SLOT, attribute, EXAMPLE.config, title="Scoring the tour's example")
-        job_panel.follow(_SLOT)
-    return run
+
+    return job_panel.computed(_SLOT, attribute, EXAMPLE.config, "Scoring the tour's example", known=_shown, keep=keep)
+
+
+def _shown() -> Run | None:
+    return session.current_run() if "run" in st.query_params else st.session_state.get("run")
 
 
 def _go(at: int) -> None:
     st.session_state[navigation.TOUR_STEP] = at
     _take_example()
-    st.session_state.pop(f"error-{_SLOT}", None)
+    job_panel.forget_error(_SLOT)
     navigation.go(STEPS[at].page)
 
 

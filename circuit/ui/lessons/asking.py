@@ -79,7 +79,7 @@ def ask(function: Callable[..., T], request: Hashable, title: str) -> T | None:
     if st.session_state.get(f"asked-{slot}") != request:
         job_panel.forget_error(slot)
         try:
-            st.session_state[f"job-{slot}"] = shelf.job(question, function, request, title)
+            job_panel.hold(slot, shelf.job(question, function, request, title))
             st.session_state[f"asked-{slot}"] = request
         except CircuitError as error:
             job_panel.fail(slot, str(error))
@@ -89,7 +89,7 @@ def ask(function: Callable[..., T], request: Hashable, title: str) -> T | None:
     if answer is not None:
         shelf.put(question, answer)
         st.session_state.pop(f"asked-{slot}", None)
-    elif f"error-{slot}" in st.session_state:
+    elif job_panel.failed(slot):
         st.button(
             "Try again",
             key=f"again-{slot}",

@@ -22,7 +22,7 @@ from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effec
 from circuit.models.tokenizer import visible
 from circuit.plots.attention import attention_heatmaps
 from circuit.runs.run import Run
-from circuit.ui.frame import click, job_panel, session
+from circuit.ui.frame import job_panel, session
 
 
 def edge_details(run: Run, edge: int) -> None:
@@ -98,30 +98,30 @@ def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
         "Prompt", run.used_rows, format_func=lambda i: f"{i + 1}: {pairs[i].clean}", key="attention_row",
         help="The pair whose clean and corrupt prompt the head is looked at on.",
     )  # fmt: skip
-    request = AttentionRequest(run.config, row, node["layer"], node["head"])
     known = st.session_state.setdefault("attention_patterns", {})
-    at = (run.id, row, node["layer"], node["head"])
-    slot = f"attention-{run.id}"
-    if (pair := job_panel.follow(slot)) is not None:
-        known[st.session_state.pop("attention_asked")] = pair
-    if at in known:
-        pair = known[at]
-        name = f"A{node['layer']}.{node['head']}"
-        model, prompts = run.provenance.get("model", run.config.model), run.config.prompts.name
-        caption = f"Attention of {name} in {model} on pair {row + 1} of {prompts}: rows attend to columns"
-        below.plotly_chart(
-            attention_heatmaps(
-                pair.clean, pair.corrupt, *([visible(token) for token in tokens] for tokens in
-                (pair.clean_tokens, pair.corrupt_tokens)), caption=caption,
-            ),
-            key=f"attention-{name}-{row}",
-            alt=f"Two heatmaps, clean and corrupt. {caption}",
-        )  # fmt: skip
-    elif f"error-{slot}" in st.session_state:
-        if click.button("Try again", key=f"again-{slot}", help="Asks for the attention pattern once more."):
-            del st.session_state[f"error-{slot}"]
-            st.rerun()
-    elif job_panel.running(slot) is None:
-        st.session_state["attention_asked"] = at
-        job_panel.start(slot, read_attention, request, title="Reading the attention pattern")
-        job_panel.follow(slot)
+    request = AttentionRequest(run.config, row, node["layer"], node["head"])
+    pair = job_panel.computed(
+        f"attention-{run.id}",
+        read_attention,
+        request,
+        "Reading the attention pattern",
+        known=lambda: known.get(_place(run, request)),
+        keep=lambda asked, pair: known.__setitem__(_place(run, asked), pair),
+        again="Try again",
+    )
+    if pair is None:
+        return
+    name = f"A{node['layer']}.{node['head']}"
+    model, prompts = run.provenance.get("model", run.config.model), run.config.prompts.name
+    caption = f"Attention of {name} in {model} on pair {row + 1} of {prompts}: rows attend to columns"
+    clean, corrupt = ([visible(token) for token in tokens] for tokens in (pair.clean_tokens, pair.corrupt_tokens))
+    below.plotly_chart(
+        attention_heatmaps(pair.clean, pair.corrupt, clean, corrupt, caption=caption),
+        key=f"attention-{name}-{row}",
+        alt=f"Two heatmaps, clean and corrupt. {caption}",
+    )
+
+
+def _place(run: Run, request: AttentionRequest) -> tuple[str, int, int, int]:
+    """Which head of which run, on which prompt."""
+    return run.id, request.row, request.layer, request.head

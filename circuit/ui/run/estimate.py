@@ -40,17 +40,21 @@ def show(config: RunConfig) -> None:
     """What the run will take."""
     key = (config.model, config.device, config.dtype)
     slot = "pace-" + "-".join(key)
-    if key not in paces():
-        _take(key, slot)
-    if key in paces():
-        _say(config, paces()[key])
-    elif f"error-{slot}" in st.session_state or not (is_here(config.model) or config.model in session.cards()):
+    pace = paces().get(key)
+    if pace is None and (is_here(config.model) or config.model in session.cards()):
+        pace = job_panel.computed(
+            slot,
+            calibrate,
+            ModelRequest(config.model, config.dtype, config.device),
+            f"Measuring how fast {title_of(config.model)} runs here",
+            known=lambda: paces().get(key),
+            keep=lambda _, found: paces().__setitem__(key, found),
+            quiet=":material/timer: Measuring how fast this model runs here, to say how long a run takes …",
+        )
+    if pace is not None:
+        _say(config, pace)
+    elif job_panel.running(slot) is None:  # not begun, or failed: the run itself will say what is wrong
         st.caption("Time and memory are estimated once the model has been loaded.")
-    else:
-        if job_panel.running(slot) is None:
-            title = f"Measuring how fast {title_of(config.model)} runs here"
-            job_panel.start(slot, calibrate, ModelRequest(config.model, config.dtype, config.device), title=title)
-        _wait(slot, job_panel.Ticks())
 
 
 def show_sweep(sweep: Sweep) -> None:
@@ -80,25 +84,6 @@ def learn(run: Run) -> None:
     key = (run.config.model, run.config.device, run.config.dtype)
     if config == run.config and key in paces():
         paces()[key] = paces()[key].corrected(seconds, run.provenance["seconds"])
-
-
-def _take(key: Key, slot: str) -> None:
-    """Keep what was measured, once it is there."""
-    if (job_id := st.session_state.get(f"job-{slot}")) is None or job_panel.running(slot) is not None:
-        return
-    del st.session_state[f"job-{slot}"]
-    done = job_server().get(job_id)
-    if done is None or done.error is not None:
-        st.session_state[f"error-{slot}"] = True  # the run itself will say what is wrong
-    else:
-        paces()[key] = done.result()
-
-
-@st.fragment(run_every=0.5)
-def _wait(slot: str, ticks: job_panel.Ticks) -> None:
-    """One quiet line until the measurement is there: a run need not wait for it."""
-    ticks.run_page(over=job_panel.running(slot) is None)
-    st.caption(":material/timer: Measuring how fast this model runs here, to say how long a run takes …")
 
 
 def _say(config: RunConfig, pace: Pace) -> None:

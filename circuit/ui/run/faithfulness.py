@@ -72,24 +72,24 @@ class Setting:
 
 def panel(run: Run, choice: Choice, setting: Setting) -> None:
     """The chosen circuit, measured when it is new."""
-    slot = f"measure-{run.id}-{setting.key}"
-    if (found := job_panel.follow(slot)) is not None:
-        session.keep_curve(run, setting.key, found)
-    curve = session.curves(run).get(setting.key)
-    failed = f"error-{slot}" in st.session_state
-    circuit = None if curve is None else curve.whole if choice.n == run.graph.n_edges else curve.at(choice.n)
-    if curve is None or circuit is None:
-        if failed and click.button(
-            "Measure again", key=f"again-{slot}", help="Runs the circuit over the prompts once more."
-        ):
-            del st.session_state[f"error-{slot}"]
-            st.rerun()
-        if not failed and job_panel.running(slot) is None:
-            title = f"Measuring the circuit of {choice.n:,} edges"
-            job_panel.start(slot, measure, setting.request(run, choice.n), title=title)
-            job_panel.follow(slot)
-        return
-    _report(run, circuit, setting, curve)
+
+    def known() -> tuple[Measured, Curve] | None:
+        curve = session.curves(run).get(setting.key)
+        circuit = None if curve is None else curve.whole if choice.n == run.graph.n_edges else curve.at(choice.n)
+        return None if curve is None or circuit is None else (circuit, curve)
+
+    found = job_panel.computed(
+        f"measure-{run.id}-{setting.key}",
+        measure,
+        setting.request(run, choice.n),
+        f"Measuring the circuit of {choice.n:,} edges",
+        known=known,
+        keep=lambda _, curve: session.keep_curve(run, setting.key, curve),
+        again="Measure again",
+    )
+    if found is not None:
+        circuit, curve = found
+        _report(run, circuit, setting, curve)
 
 
 def ask(run: Run, choice: Choice) -> Setting:

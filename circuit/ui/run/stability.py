@@ -48,10 +48,12 @@ def of_circuit(run: Run, choice: Choice) -> dict[int, float] | None:
         return None
     known: dict[str, Stability] = st.session_state.setdefault("stability", {})
     slot = _slot(run, choice)
-    if (found := job_panel.follow(slot)) is not None:
-        known[slot] = found
-    if slot not in known and job_panel.running(slot) is None and f"error-{slot}" not in st.session_state:
-        request = StabilityRequest(run.config, _MOST, choice.importance)  # all sizes at once: none asks again
-        job_panel.start(slot, edge_stability, request, title="Drawing the prompts anew")
-        job_panel.follow(slot)
-    return known[slot].among(choice.n) if slot in known else None
+    found = job_panel.computed(
+        slot,
+        edge_stability,
+        StabilityRequest(run.config, _MOST, choice.importance),  # all sizes at once: none asks again
+        "Drawing the prompts anew",
+        known=lambda: known.get(slot),
+        keep=lambda _, found: known.__setitem__(slot, found),
+    )
+    return None if found is None else found.among(choice.n)

@@ -1,0 +1,101 @@
+"""What is computed without a click: begun once, kept once, tried again on request; its keys are the panel's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from circuit.ui.frame.server import job_server
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+
+
+@pytest.fixture(autouse=True)
+def server(folders: None) -> Iterator[None]:
+    yield
+    job_server.clear()
+
+
+def page() -> None:
+    import streamlit as st
+
+    from circuit.ui.frame import job_panel
+    from tests.job_functions import awkward_error, count
+
+    asked = {"steps": st.session_state.get("steps", 2), "seconds": 0.01}
+    known = st.session_state.setdefault("known", {})
+    found = job_panel.computed(
+        "mine",
+        awkward_error if st.session_state.get("fails") else count,
+        asked,
+        "Counting",
+        known=lambda: known.get(asked["steps"]),
+        keep=lambda request, result: known.update({request["steps"]: (len(known), result)}),
+        again="Try again",
+        quiet="Counting quietly" if st.session_state.get("quiet") else None,
+    )
+    if found is not None:
+        st.text(f"answer {found[0]}")
+
+
+def until(at: AppTest, there: Callable[[AppTest], object]) -> AppTest:
+    end = time.monotonic() + 60
+    while not there(at):
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.05)
+        at.run()
+        assert not at.exception
+    return at
+
+
+def test_it_is_begun_by_itself_and_its_result_is_kept_once() -> None:
+    at = AppTest.from_function(page, default_timeout=60).run()
+    until(at, lambda at: at.text)
+    assert at.text[0].value == "answer 0"
+    at.run()
+    assert at.text[0].value == "answer 0"
+    assert len(at.session_state["known"]) == 1
+
+
+def test_a_result_is_kept_for_the_request_it_answers_though_another_is_wanted_by_then() -> None:
+    at = AppTest.from_function(page, default_timeout=60).run()
+    at.session_state["steps"] = 3
+    at.run()
+    until(at, lambda at: at.text)
+    assert list(at.session_state["known"]) == [2, 3]
+
+
+def test_an_error_stays_until_it_is_tried_again() -> None:
+    at = AppTest.from_function(page, default_timeout=60)
+    at.session_state["fails"] = True
+    until(at.run(), lambda at: at.error)
+    at.run()
+    assert len(at.error) == 1
+    assert not at.text
+    at.session_state["fails"] = False
+    at.button(key="again-mine").click().run()
+    until(at, lambda at: at.text)
+    assert not at.error
+
+
+def test_what_is_computed_quietly_shows_a_line_and_no_error() -> None:
+    at = AppTest.from_function(page, default_timeout=60)
+    at.session_state["fails"] = at.session_state["quiet"] = True
+    at.run()
+    assert [line.value for line in at.caption] == ["Counting quietly"]
+    assert not [button for button in at.button if button.key == "cancel-mine"]
+    until(at, lambda at: not at.caption)
+    assert not at.error
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_job_panel_touches_its_keys(path: Path) -> None:
+    if path.name != "job_panel.py":
+        text = path.read_text()
+        for start in ("error-", "job-", "told-", "request-"):
+            assert f'"{start}' not in text, f"{path.name} names a key of the job panel: {start}"
