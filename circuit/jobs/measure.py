@@ -58,9 +58,10 @@ class MeasureRequest:
         sizes: Numbers of edges.
         importance: What the strongest edges are chosen by. By positive score only, a size beyond the number of positive
             scores is the circuit of all of them, and measured as that; all edges are always the whole model.
-        drop_dead_ends: Whether edges on no path from the embedding to the final residual are ablated too. That changes
+        drop_dead_ends: Whether kept edges on no path from `Resid Start` to `Resid End` are ablated too. That changes
             nothing under resample ablation, and something under others, which give the first edge of a path something
-            to carry that is not what it carries when everything before it is ablated.
+            to carry that is not what it carries when everything before it is ablated. Of removed edges none is left
+            in place: what is a dead end among them may be the middle of a path through the rest of the model.
         direction: Whether the circuit is kept, or removed.
         ablation_type: What replaces an ablated activation.
         rows: Rows of the run's prompt set to measure on, counted from 0; None: those that were scored.
@@ -98,7 +99,7 @@ class MeasureRequest:
             edges = np.random.default_rng(self.shuffled).permutation(graph.n_edges)[:n]
         else:
             edges = top_edges(self.scores, n, self.importance)
-        if self.drop_dead_ends:
+        if self.drop_dead_ends and self.direction == "keep":
             edges = live_edges(graph, edges)
         mask = edge_mask(graph, edges)
         return mask if self.direction == "keep" else ~mask

@@ -190,6 +190,15 @@ def test_dead_ends_change_nothing_under_resample_ablation(request_: MeasureReque
     np.testing.assert_allclose(with_ends.values, without.values, atol=1e-4)
 
 
+def test_removing_a_circuit_removes_its_dead_ends_too_for_random_edges_as_well(request_: MeasureRequest) -> None:
+    """An edge that leads nowhere within the circuit may be the middle of a path through all that is left."""
+    removed = replace(request_, sizes=(1, 3, 8), direction="remove")
+    for request in (removed, replace(removed, shuffled=0)):
+        as_ranked, asked_to_drop = measure(request), measure(replace(request, drop_dead_ends=True))
+        np.testing.assert_array_equal(as_ranked.values, asked_to_drop.values)
+    assert measure(replace(removed, drop_dead_ends=True)).faithfulness[1] < 0.2
+
+
 def test_dead_ends_change_something_under_zero_ablation(run: Run, request_: MeasureRequest) -> None:
     """Of an MLP that reads only zeros there is still what it makes of them, which the final residual reads."""
     names = [run.graph.edge_name(edge) for edge in range(run.graph.n_edges)]

@@ -46,6 +46,10 @@ class Setting:
     def key(self) -> str:
         return "/".join(map(str, astuple(self)))
 
+    def asking(self, direction: Direction) -> Setting:
+        """The same for the other question. Whatever is removed is removed whole, dead ends too."""
+        return replace(self, direction=direction, drop_dead_ends=self.drop_dead_ends and direction == "keep")
+
     def request(self, run: Run, *sizes: int) -> MeasureRequest:
         rows = run.held_out_rows if self.held_out else run.used_rows
         return MeasureRequest(
@@ -208,9 +212,7 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
         help="Enough: all edges but the circuit's are ablated. Needed: the circuit's edges alone are ablated, and what "
         "is left should fall.",
     )  # fmt: skip
-    setting = replace(
-        setting, direction=_DIRECTIONS[asked or "Is it enough?"], ablation=_other_ablation(run, ablation_at)
-    )
+    setting = replace(setting, ablation=_other_ablation(run, ablation_at)).asking(_DIRECTIONS[asked or "Is it enough?"])
     sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes
     slot = f"curve-{run.id}-{setting.key}"
     settings = [setting]
