@@ -2,6 +2,7 @@
 
 from .common.errors import CircuitError as CircuitError
 from .common.progress import terminal_progress as terminal_progress
+from .edges.choose import choose_edges as choose_edges
 from .edges.filter import EdgeFilter as EdgeFilter
 from .edges.graph import EdgeGraph as EdgeGraph
 from .edges.method import AblationType as AblationType

@@ -45,7 +45,7 @@ def top_edges(
         OptionError: When `n` is negative, or more than there are edges.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores, importance)
+    strength = strength_of(scores, importance)
     if n < 0 or n > len(strength):
         raise OptionError(
             f"A circuit of this model has between 0 and {len(strength):,} edges, and {n:,} were asked for."
@@ -72,7 +72,7 @@ def edges_above(
         OptionError: When the threshold is negative or not a number.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores, importance)
+    strength = strength_of(scores, importance)
     if not threshold >= 0:
         raise OptionError(
             f"The threshold is compared with absolute scores, so it must be 0 or more; it is {threshold}."
@@ -92,7 +92,7 @@ def edges_for_share(
         OptionError: When the share is not between 0 and 1.
         NumericalError: When a score is not finite.
     """
-    strength = _strength(scores, "positive" if importance == "signed" else importance)
+    strength = strength_of(scores, "positive" if importance == "signed" else importance)
     if not 0 <= share <= 1:
         raise OptionError(f"The share of the total score must lie between 0 and 1; it is {share}.")
     order = _strongest_first(strength, np.flatnonzero(strength))
@@ -116,13 +116,13 @@ def edge_mask(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Bool[np.ndarray
 
 def edge_ranks(scores: Float[np.ndarray, " n_edges"]) -> Int[np.ndarray, " n_edges"]:
     """For every edge, its place by absolute score among all edges: 1 for the strongest."""
-    strength = _strength(scores)
+    strength = strength_of(scores)
     ranks = np.empty(len(strength), dtype=np.int64)
     ranks[np.argsort(-strength, kind="stable")] = np.arange(1, len(strength) + 1)
     return ranks
 
 
-def _strength(scores: np.ndarray, importance: Importance = "absolute") -> np.ndarray:
+def strength_of(scores: np.ndarray, importance: Importance = "absolute") -> np.ndarray:
     if importance not in get_args(Importance):
         raise OptionError(f"importance must be 'absolute' or 'positive' or 'signed', and is {importance!r}.")
     values = np.asarray(scores)
@@ -163,7 +163,7 @@ def edge_table(
     edges, and `cumulative share` of this row and those above it. Shares lie between 0 and 1. `ranks` are those of
     `edge_ranks`, where the caller has them.
     """
-    strength = _strength(scores)
+    strength = strength_of(scores)
     ranks = edge_ranks(scores) if ranks is None else ranks
     edges = np.argsort(ranks) if edges is None else checked_edges(graph, edges)
     total = float(strength.sum(dtype=np.float64))
