@@ -1,4 +1,7 @@
-"""The landing page: what Edgescope is, one click to a finished circuit, and the last runs."""
+"""The landing page: what Edgescope is, one click to a finished circuit, and the last runs.
+
+`streamlit run app.py` imports this file once for the server (`app`), and runs it for every visitor who opens the page.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,8 @@ from circuit.models.catalogue import is_here, offered, title_of
 from circuit.plots.landing import DESCRIBED, PICTURES
 from circuit.runs.examples import EXAMPLES, Example
 from circuit.runs.run import Run
-from circuit.ui.frame import click, job_panel, navigation, page, recent, session, tour
+from circuit.ui.frame import click, gate, job_panel, navigation, page, recent, session, tour
 from circuit.ui.frame.server import computing_on
-
-page.begin(
-    "Edgescope",
-    "Find the circuit behind a behaviour of a language model. Every connection between two parts of the model is an "
-    "*edge*; Edgescope scores all of them, and shows what is left of the behaviour when only the strongest are kept.",
-)
 
 
 def run_example(example: Example) -> None:
@@ -64,47 +61,62 @@ def models_here() -> str:
     return f"On this server: {', '.join(here)}{f', and {more} more to fetch' if more else ''}."
 
 
-about, picture = st.columns([1, 1.35], gap="medium", vertical_alignment="center")
-with about:
-    st.markdown(
-        "Left: all edges of a small model that was taught to tell who gets the bag. Right: the fifteen that do nearly "
-        f"all of it. **Pick an example** and see how it was found{', or' if tour.offered() else '.'}"
+def landing() -> None:
+    page.begin(
+        "Edgescope",
+        "Find the circuit behind a behaviour of a language model. Every connection between two parts of the model is "
+        "an *edge*; Edgescope scores all of them, and shows what is left of the behaviour when only the strongest are "
+        "kept.",
     )
-    tour.button("start")
-    st.caption(f"{models_here()} Computing on {computing_on()}.")
-picture.image(
-    PICTURES[page.is_dark()].read_text(encoding="utf-8"),
-    width="stretch",
-    alt=DESCRIBED,
-)
 
-if examples := [example for example in EXAMPLES.values() if example.config.model in offered()]:
-    for column, example in zip(st.columns(len(examples), border=True), examples, strict=True):
-        with column:
-            card(example)
-run = job_panel.follow("example", in_address=True)
-if run is not None:
-    session.show_run(run)
-    show_circuit(run)
+    about, picture = st.columns([1, 1.35], gap="medium", vertical_alignment="center")
+    with about:
+        st.markdown(
+            "Left: all edges of a small model that was taught to tell who gets the bag. Right: the fifteen that do "
+            f"nearly all of it. **Pick an example** and see how it was found{', or' if tour.offered() else '.'}"
+        )
+        tour.button("start")
+        st.caption(f"{models_here()} Computing on {computing_on()}.")
+    picture.image(
+        PICTURES[page.is_dark()].read_text(encoding="utf-8"),
+        width="stretch",
+        alt=DESCRIBED,
+    )
 
-st.subheader("Or your own", anchor=False)
-steps = (
-    (
-        navigation.PROMPTS,
-        "1. Prompts",
-        "Choose a model, and pairs of prompts that differ in one thing only.",
-    ),
-    (navigation.ATTRIBUTE, "2. Attribute", "Choose how importance is measured, and score every edge."),
-    (navigation.SCORES, "3. Scores", "See where in the model the strong edges are."),
-    (
-        navigation.CIRCUIT,
-        "4. Circuit",
-        "Keep the strongest edges only, and measure whether the model still does the task.",
-    ),
-)
-for column, (target, label, words) in zip(st.columns(4), steps, strict=True):
-    with column, st.container(border=True, height=150):
-        st.page_link(target, label=f"**{label}**")
-        st.caption(words)
+    if examples := [example for example in EXAMPLES.values() if example.config.model in offered()]:
+        for column, example in zip(st.columns(len(examples), border=True), examples, strict=True):
+            with column:
+                card(example)
+    run = job_panel.follow("example", in_address=True)
+    if run is not None:
+        session.show_run(run)
+        show_circuit(run)
 
-recent.recent_runs(5)
+    st.subheader("Or your own", anchor=False)
+    steps = (
+        (
+            navigation.PROMPTS,
+            "1. Prompts",
+            "Choose a model, and pairs of prompts that differ in one thing only.",
+        ),
+        (navigation.ATTRIBUTE, "2. Attribute", "Choose how importance is measured, and score every edge."),
+        (navigation.SCORES, "3. Scores", "See where in the model the strong edges are."),
+        (
+            navigation.CIRCUIT,
+            "4. Circuit",
+            "Keep the strongest edges only, and measure whether the model still does the task.",
+        ),
+    )
+    for column, (target, label, words) in zip(st.columns(4), steps, strict=True):
+        with column, st.container(border=True, height=150):
+            st.page_link(target, label=f"**{label}**")
+            st.caption(words)
+
+    recent.recent_runs(5)
+
+
+if __name__ == "__main__":
+    landing()
+else:
+    gate.never_ask_outside()
+    app = st.App(__file__, middleware=gate.MIDDLEWARE)

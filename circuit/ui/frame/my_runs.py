@@ -6,10 +6,12 @@
     lists_all    which of the two
 
 A run's id is a capability: who has it may look at the run, whatever is listed. All runs are listed where the server
-serves one person: it listens on this machine only, and the browser's address says so too. Everywhere else a session
-lists its own, unless the owner's setting `list_runs` says "all" (or "own", to make sure). A session's own runs are
-kept in a small file whose random id stands in the address as `mine`, so that a reload finds them; links of the Share
-button leave it out. A run is written there as it is saved, so that it is listed also where its tab has been closed.
+serves one person: it listens on this machine only, and the browser has reached it by this machine's own name. (Anybody
+may let a name of theirs lead here, and what a script says of its address is its own choice; the Host header is the
+browser's.) Everywhere else a session lists its own, unless the owner's setting `list_runs` says "all" (or "own", to
+make sure). A session's own runs are kept in a small file whose random id stands in the address as `mine`, so that a
+reload finds them; links of the Share button leave it out. A run is written there as it is saved, so that it is listed
+also where its tab has been closed.
 """
 
 from __future__ import annotations
@@ -66,8 +68,16 @@ def lists_all() -> bool:
     if (said := settings().list_runs) != "auto":
         return said == "all"
     forwarded = any(name.lower().startswith(("x-forwarded", "forwarded")) for name in st.context.headers)
-    hosts = [st.get_option("server.address"), urlsplit(st.context.url or "http://localhost").hostname]
+    claimed = urlsplit(st.context.url or "http://localhost").hostname
+    hosts = [st.get_option("server.address"), claimed, _host(st.context.headers.get("Host", "localhost"))]
     return not forwarded and all(map(_is_this_machine, hosts))
+
+
+def _host(header: str) -> str | None:
+    """The host that a Host header names, without its port; None where it is no host."""
+    with suppress(ValueError):
+        return urlsplit(f"//{header}").hostname
+    return None
 
 
 def _is_this_machine(host: str | None) -> bool:
