@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config, net_util, runtime
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
 CLOSED = ("/_stcore/metrics",)
 """Numbers about the server's memory and sessions: they take time to count, and are nobody's business."""
@@ -118,11 +119,13 @@ class Uploads:
         """Drop the oldest of a session, or of all, until the others hold as much as they may."""
         held = [upload for upload in self._held if session in (None, upload[0])]
         size = sum(self._held[upload] for upload in held)
+        files = runtime.get_instance().uploaded_file_mgr
+        assert isinstance(files, MemoryUploadedFileManager)  # there is no other in Streamlit
         for upload in held:
             if size <= most:
                 break
             size -= self._held.pop(upload)
-            runtime.get_instance().uploaded_file_mgr.remove_file(*upload)
+            files.remove_file(*upload)
 
 
 MIDDLEWARE = [Middleware(Headers), Middleware(Closed), Middleware(Uploads)]
