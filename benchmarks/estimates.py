@@ -20,7 +20,7 @@ import torch
 from benchmarks.resident_set import ResidentSet
 from circuit.edges.method import Method
 from circuit.jobs.attribute import attribute
-from circuit.jobs.calibrate import measure
+from circuit.jobs.calibrate import measure_pace
 from circuit.jobs.estimate import Work
 from circuit.jobs.load import models
 from circuit.prompts.encode import encode
@@ -38,7 +38,7 @@ def rows(model: str, sizes: list[int]) -> list[Row]:
     pairs = PRESETS[PROMPTS[model]].prompts.pairs
     found: list[Row] = []
     with models().use(model, "cpu", "auto") as loaded:
-        pace = measure(loaded)
+        pace = measure_pace(loaded)
         for n in sizes:
             prompts = replace(PRESETS[PROMPTS[model]].prompts, pairs=tuple(pairs[i % len(pairs)] for i in range(n)))
             encoded = encode(prompts, loaded.tokenizer, loaded.prepend_bos, loaded.n_ctx)

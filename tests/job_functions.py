@@ -16,18 +16,18 @@ import numpy as np
 import psutil
 
 from circuit.common.errors import CircuitError, JobCancelled, PromptError
+from circuit.common.progress import Report
 from circuit.workers.job import Job
 from circuit.workers.server import JobServer
-from circuit.workers.worker import Progress
 
 Cancelled = Callable[[], bool]
 
 
-def square(request: Any, *, progress: Progress, cancelled: Cancelled) -> Any:
+def square(request: Any, *, progress: Report, cancelled: Cancelled) -> Any:
     return {"square": np.asarray(request) ** 2}
 
 
-def count(request: dict[str, Any], *, progress: Progress, cancelled: Cancelled) -> int:
+def count(request: dict[str, Any], *, progress: Report, cancelled: Cancelled) -> int:
     """Steps of a given length, as an attribution takes them."""
     for step in range(request["steps"]):
         if cancelled():
@@ -38,12 +38,12 @@ def count(request: dict[str, Any], *, progress: Progress, cancelled: Cancelled) 
     return os.getpid()
 
 
-def deaf(seconds: float, *, progress: Progress, cancelled: Cancelled) -> None:
+def deaf(seconds: float, *, progress: Report, cancelled: Cancelled) -> None:
     """Never asks whether it should stop."""
     time.sleep(seconds)
 
 
-def bad_prompt(row: int, *, progress: Progress, cancelled: Cancelled) -> None:
+def bad_prompt(row: int, *, progress: Report, cancelled: Cancelled) -> None:
     raise PromptError(f"Row {row} has no answer. Add one.")
 
 
@@ -54,29 +54,29 @@ class TwoArgumentError(CircuitError):
         super().__init__(f"Row {row} is {what}.")
 
 
-def awkward_error(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+def awkward_error(request: None, *, progress: Report, cancelled: Cancelled) -> None:
     raise TwoArgumentError(3, "empty")
 
 
-def bug(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+def bug(request: None, *, progress: Report, cancelled: Cancelled) -> None:
     raise KeyError("a secret detail")
 
 
-def unpicklable(request: None, *, progress: Progress, cancelled: Cancelled) -> Any:
+def unpicklable(request: None, *, progress: Report, cancelled: Cancelled) -> Any:
     return (number for number in range(3))
 
 
-def leave(request: None, *, progress: Progress, cancelled: Cancelled) -> None:
+def leave(request: None, *, progress: Report, cancelled: Cancelled) -> None:
     sys.exit(3)
 
 
-def die(diary: Path, *, progress: Progress, cancelled: Cancelled) -> None:
+def die(diary: Path, *, progress: Report, cancelled: Cancelled) -> None:
     with diary.open("a") as file:
         file.write("x")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def eat_memory(limit: int | None, *, progress: Progress, cancelled: Cancelled) -> None:
+def eat_memory(limit: int | None, *, progress: Report, cancelled: Cancelled) -> None:
     """Take memory without end. With a limit, the operating system gives this process so many bytes more at most."""
     if limit is not None:
         held = psutil.Process().memory_info().vms
@@ -87,7 +87,7 @@ def eat_memory(limit: int | None, *, progress: Progress, cancelled: Cancelled) -
         time.sleep(0.02)
 
 
-def torch_eats_memory(limit: int, *, progress: Progress, cancelled: Cancelled) -> None:
+def torch_eats_memory(limit: int, *, progress: Report, cancelled: Cancelled) -> None:
     """A tensor larger than what the operating system gives this process, in a context as the app's jobs have it."""
     import torch
 
@@ -98,24 +98,24 @@ def torch_eats_memory(limit: int, *, progress: Progress, cancelled: Cancelled) -
         torch.ones(limit)
 
 
-def unlimited(request: None, *, progress: Progress, cancelled: Cancelled) -> int:
+def unlimited(request: None, *, progress: Report, cancelled: Cancelled) -> int:
     """Take the limit away again; says which process this is."""
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return os.getpid()
 
 
-def spared_by_collector(request: None, *, progress: Progress, cancelled: Cancelled) -> int:
+def spared_by_collector(request: None, *, progress: Report, cancelled: Cancelled) -> int:
     """Objects in which Python does not look for garbage."""
     return gc.get_freeze_count()
 
 
-def environment(seconds: float, *, progress: Progress, cancelled: Cancelled) -> dict[str, str]:
+def environment(seconds: float, *, progress: Report, cancelled: Cancelled) -> dict[str, str]:
     """What this worker was started with, and its process."""
     time.sleep(seconds)
     return {**os.environ, "pid": str(os.getpid())}
 
 
-def write_down(request: tuple[Path, str], *, progress: Progress, cancelled: Cancelled) -> None:
+def write_down(request: tuple[Path, str], *, progress: Report, cancelled: Cancelled) -> None:
     """Put a word into a file, so that the order of jobs can be read there."""
     file, word = request
     with file.open("a") as out:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from circuit.common.errors import OptionError
-from circuit.edges.graph import BlockKind, EdgeGraph, Node, input_of
+from circuit.edges.graph import BlockKind, EdgeGraph, Node
 
 Sign = Literal["any", "positive", "negative"]
 
@@ -65,7 +65,7 @@ class EdgeFilter:
         sources = self._nodes(graph.sources, self.source, self.source_layers, "source")
         destinations = self._nodes(graph.destinations, self.destination, self.destination_layers, "destination")
         if self.inputs:
-            destinations &= np.array([input_of(node) in self.inputs for node in graph.destinations])
+            destinations &= np.array([node.input in self.inputs for node in graph.destinations])
         kept = sources[graph.edge_source] & destinations[graph.edge_destination]
         if self.sign != "any":
             kept &= scores > 0 if self.sign == "positive" else scores < 0

@@ -17,10 +17,10 @@ each head's query, key and value input being a destination of its own. Nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -31,6 +31,21 @@ NodeKind = Literal["embedding", "head", "mlp", "final"]
 BlockKind = Literal["Q", "K", "V", "MLP", "Final"]
 
 
+class _Flat(Protocol):
+    """What a numpy array and a torch tensor have in common here."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    @property
+    def reshape(self) -> Callable[..., Any]: ...
+
+
+Flat = TypeVar("Flat", bound=_Flat)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A source or destination. `layer` is the block's number, -1 for the embedding, n_layers for the final residual."""
@@ -39,6 +54,13 @@ class Node:
     kind: NodeKind
     layer: int
     head: int | None = None
+
+    @property
+    def input(self) -> str:
+        """Of a destination: which input of its node it is, `Q`, `K`, `V`, `MLP` or `Final`."""
+        if self.kind == "head":
+            return self.name.rpartition(".")[2]
+        return "MLP" if self.kind == "mlp" else "Final"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +151,21 @@ class EdgeGraph:
         return nodes
 
     @property
+    def group(self) -> int:
+        """How many query heads use one key-value head: 1 without grouped-query attention."""
+        return self.n_heads // self.n_kv_heads
+
+    def kv_head(self, head: int) -> int:
+        """The key-value head that a query head uses."""
+        return head // self.group
+
+    def heads_of(self, kv_head: int) -> range:
+        """The query heads that use a key-value head."""
+        return range(kv_head * self.group, (kv_head + 1) * self.group)
+
+    @property
     def n_sources(self) -> int:
+        """How many nodes write to the residual stream."""
         return 1 + self.n_layers * (self.n_heads + 1)
 
     def n_sources_before(self, layer: int) -> int:
@@ -216,10 +252,14 @@ class EdgeGraph:
             raise OptionError(f"The scores have {len(scores)} entries, and this model has {len(self.blocks)} modules.")
         return np.concatenate(parts)
 
-    def unflatten(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """The inverse of `flatten`: views of one array by module name, of any dtype. Axes before the edges' stay."""
+    def unflatten(self, flat: Flat) -> dict[str, Flat]:
+        """The inverse of `flatten`: views of one array by module name.
 
-        def view(block: ScoreBlock) -> np.ndarray:
+        Args:
+            flat: A numpy array or torch tensor [..., n_edges] of any dtype. Axes before the last are kept, first.
+        """
+
+        def view(block: ScoreBlock) -> Flat:
             shape = self.shape(block)
             part = flat[..., block.first_edge : block.first_edge + int(np.prod(shape))]
             return part.reshape(*flat.shape[:-1], *shape)
@@ -236,13 +276,18 @@ class EdgeGraph:
             "seq_len": self.seq_len,
         }
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The graph whose shape is among `values`, as in `to_dict` or in the attributes of a `circuit_graph`; what is
+        missing there has its default.
+
+        Raises:
+            OptionError: When the number of layers or heads is missing.
+        """
+        if missing := [name for name in ("n_layers", "n_heads", "n_kv_heads") if name not in values]:
+            raise OptionError(f"The shape of the model has no entry {missing[0]!r}.")
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+
 
 INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": "input", "Final": "input"}
 """What an edge's `input` is called in a sentence."""
-
-
-def input_of(destination: Node) -> str:
-    """Which input of its node a destination is: Q, K, V, MLP or Final."""
-    if destination.kind == "head":
-        return destination.name.rpartition(".")[2]
-    return "MLP" if destination.kind == "mlp" else "Final"

@@ -22,7 +22,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from circuit.common.errors import NumericalError, OptionError
-from circuit.edges.graph import EdgeGraph, input_of
+from circuit.edges.graph import EdgeGraph
 
 Importance = Literal["absolute", "positive", "signed"]
 """By which number edges are chosen: `|score|`; `score` where it is positive (ablating the edge hurts the task); or
@@ -170,7 +170,7 @@ def edge_table(
     share = strength[edges].astype(np.float64) / total if total else np.zeros(len(edges))
     sources = np.array([node.name for node in graph.sources], dtype=object)
     destinations = np.array([node.name for node in graph.destinations], dtype=object)
-    inputs = np.array([input_of(node) for node in graph.destinations], dtype=object)
+    inputs = np.array([node.input for node in graph.destinations], dtype=object)
     columns: dict[str, Any] = {
         "rank": ranks[edges],
         "source": sources[graph.edge_source[edges]],

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuit.edges.graph import INPUT_WORDS, EdgeGraph, Node, input_of
+from circuit.edges.graph import INPUT_WORDS, EdgeGraph, Node
 from circuit.edges.method import Method
 
 
@@ -74,8 +74,8 @@ def effect_words(score: float, effect: float | None = None, method: Method | Non
     return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}: the score has the wrong sign"
 
 
-def node_words(node: Mapping[str, Any], shape: Mapping[str, Any], tokens: Sequence[str] = ()) -> str:
-    """What a node of `circuit.edges.subgraph.circuit_graph` is; `shape` is the graph's own attributes."""
+def node_words(node: Mapping[str, Any], graph: EdgeGraph, tokens: Sequence[str] = ()) -> str:
+    """What a node of `circuit.edges.subgraph.circuit_graph` is; `node` is its data there, `graph` the model's."""
     layer, head = node["layer"], node.get("head")
     words = {
         "embedding": "the embedding",
@@ -84,9 +84,7 @@ def node_words(node: Mapping[str, Any], shape: Mapping[str, Any], tokens: Sequen
         "final": "the final residual, read by the unembedding",
     }.get(node["kind"])
     if words is None:
-        words = (
-            f"keys and values of {_kv_head(int(head or 0), shape['n_heads'] // shape['n_kv_heads'])} of layer {layer}"
-        )
+        words = f"keys and values of {_kv_head(graph, int(head or 0))} of layer {layer}"
     if "position" in node:
         words += " at " + position_words(node["position"], tokens)
     return words
@@ -103,17 +101,15 @@ def _input(graph: EdgeGraph, destination: Node) -> str:
         return "the final residual, which the unembedding reads"
     if destination.kind == "mlp":
         return f"the input of the MLP of layer {destination.layer}"
-    to, group = input_of(destination), graph.n_heads // graph.n_kv_heads
     head = destination.head or 0
-    whose = f"head {head}" if to == "Q" or group == 1 else _kv_head(head, group)
-    return f"the {INPUT_WORDS[to]} of {whose} in layer {destination.layer}"
+    whose = f"head {head}" if destination.input == "Q" else _kv_head(graph, head)
+    return f"the {INPUT_WORDS[destination.input]} of {whose} in layer {destination.layer}"
 
 
-def _kv_head(head: int, group: int) -> str:
-    """A key-value head, with the query heads that use it where these are several."""
-    if group == 1:
-        return f"head {head}"
-    return f"key-value head {head} (heads {head * group} to {(head + 1) * group - 1})"
+def _kv_head(graph: EdgeGraph, kv_head: int) -> str:
+    """A key-value head, with the query heads that use it if there are several."""
+    heads = graph.heads_of(kv_head)
+    return f"head {heads[0]}" if len(heads) == 1 else f"key-value head {kv_head} (heads {heads[0]} to {heads[-1]})"
 
 
 def _escaped(token: str) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 BASELINE_BATCH = 16
 """Prompts a batch of the two plain passes that every run begins with."""
-READ_OUT_ROWS = 64
+PRODUCT_ROWS = 64
 """Destinations that are multiplied together, at least."""
-READ_OUT_BYTES = {"cpu": 192e6}
+PRODUCT_BYTES = {"cpu": 192e6}
 """Memory for differences and gradients, by device; tokens come in blocks that fit into it."""
-DEFAULT_READ_OUT_BYTES = 1e9
+DEFAULT_PRODUCT_BYTES = 1e9
 _SHARE_OF_FREE_MEMORY = 0.5
 _TOKENS_PER_BATCH = {"cpu": 256, "mps": 4096, "cuda": 16384}
 """Larger batches are hardly faster, and a job reports and can be stopped only between two of them."""
@@ -70,9 +70,9 @@ def peak_bytes(shape: ModelShape, batch_size: int, n_tokens: int, *, apart: bool
     """What attribution takes beside the model, at its peak; `apart`: token positions are kept apart."""
     tokens = batch_size * n_tokens
     a_layer = shape.n_heads + 2 * shape.n_kv_heads + 1
-    rows = -(-READ_OUT_ROWS // a_layer) * a_layer
+    rows = -(-PRODUCT_ROWS // a_layer) * a_layer
     buffers = 4 * shape.d_model * tokens * (shape.n_sources + rows)
-    buffers = min(buffers, int(READ_OUT_BYTES.get(shape.device, DEFAULT_READ_OUT_BYTES)))
+    buffers = min(buffers, int(PRODUCT_BYTES.get(shape.device, DEFAULT_PRODUCT_BYTES)))
     sums = 3 * 8 * shape.n_edges * (n_tokens if apart else 1)
     logits = 4 * 4 * shape.d_vocab * max(batch_size, BASELINE_BATCH)
     return tokens * _kept(shape, n_tokens) + buffers + sums + logits

@@ -20,7 +20,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuit.edges.graph import EdgeGraph, Node, input_of
+from circuit.edges.graph import EdgeGraph, Node
 from circuit.edges.ranking import checked_edges, edge_ranks
 
 
@@ -46,7 +46,6 @@ def live_edges(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Int[np.ndarray
     spans = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
     positions = graph.seq_len or 1
-    group = graph.n_heads // graph.n_kv_heads
     written = np.zeros((graph.n_sources, positions), dtype=bool)  # sources that some path from the start reaches
     read = np.zeros((len(graph.destinations), positions), dtype=bool)  # destinations likewise
     written[0] = True
@@ -58,7 +57,7 @@ def live_edges(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Int[np.ndarray
         if block.kind == "Q":
             written[heads] |= read[rows]
         elif block.kind in ("K", "V"):
-            written[heads] |= np.logical_or.accumulate(read[rows], axis=1).repeat(group, axis=0)
+            written[heads] |= np.logical_or.accumulate(read[rows], axis=1).repeat(graph.group, axis=0)
         elif block.kind == "MLP":
             written[heads.stop] = read[rows][0]
 
@@ -74,7 +73,7 @@ def live_edges(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Int[np.ndarray
         elif block.kind == "Q":
             needed[rows] = used[heads]
         else:
-            of_group = used[heads].reshape(graph.n_kv_heads, group, positions).any(axis=1)
+            of_group = used[heads].reshape(graph.n_kv_heads, graph.group, positions).any(axis=1)
             needed[rows] = np.flip(np.logical_or.accumulate(np.flip(of_group, axis=1), axis=1), axis=1)
         leads = needed[destination[span], position[span]]
         used[source[span][leads], position[span][leads]] = True
@@ -91,14 +90,14 @@ def node_edges(graph: EdgeGraph, node: Mapping[str, Any]) -> tuple[Int[np.ndarra
     the keys and values of its key-value head; a key-value head only these, and nothing leads out of it.
     """
     kind, layer, head = node["kind"], node["layer"], node.get("head")
-    kv_head = head if kind == "kv" or head is None else head // (graph.n_heads // graph.n_kv_heads)
+    kv_head = head if kind == "kv" or head is None else graph.kv_head(head)
 
     def is_read(to: Node) -> bool:
         if to.layer != layer or to.kind != ("head" if kind == "kv" else kind):
             return False
         if to.kind != "head":
             return True
-        return kind == "head" and to.head == head if input_of(to) == "Q" else to.head == kv_head
+        return kind == "head" and to.head == head if to.input == "Q" else to.head == kv_head
 
     reads = [i for i, to in enumerate(graph.destinations) if is_read(to)]
     writes: list[int] = []
@@ -140,7 +139,7 @@ def circuit_graph(
     edges = checked_edges(graph, edges)
     ranks = edge_ranks(scores) if ranks is None else ranks
     apart = graph.seq_len is not None
-    shared_kv = apart or graph.n_kv_heads < graph.n_heads
+    shared_kv = apart or graph.group > 1
     shape = {name: value for name, value in graph.to_dict().items() if value is not None}
     drawn = nx.MultiDiGraph(**shape, n_edges=graph.n_edges)
 
@@ -159,7 +158,7 @@ def circuit_graph(
         source = graph.sources[graph.edge_source[edge]]
         destination = graph.destinations[graph.edge_destination[edge]]
         tail = add(source.name, source.kind, source.layer, source.head, position)
-        to = input_of(destination)
+        to = destination.input
         if to in ("K", "V") and shared_kv:
             name = f"A{destination.layer}.kv{destination.head}"
             tip = add(name, "kv", destination.layer, destination.head, position)
@@ -183,11 +182,10 @@ def circuit_graph(
 
 
 def _link_groups(graph: EdgeGraph, drawn: nx.MultiDiGraph) -> None:
-    group = graph.n_heads // graph.n_kv_heads
     heads: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name, node in drawn.nodes(data=True):
         if node["kind"] == "head":
-            heads.setdefault((node["layer"], node["head"] // group), []).append((name, node.get("position", 0)))
+            heads.setdefault((node["layer"], graph.kv_head(node["head"])), []).append((name, node.get("position", 0)))
     for name, node in list(drawn.nodes(data=True)):
         if node["kind"] == "kv":
             for head, position in heads.get((node["layer"], node["head"]), []):

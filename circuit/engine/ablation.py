@@ -1,4 +1,4 @@
-"""What replaces a source's activation when its edges are ablated.
+"""Step 1 of `circuit.engine.mask_gradient`: what replaces a source's activation when its edges are ablated.
 
     Activations   what every source wrote in one forward pass, and the stream that every destination read
     record        one plain forward pass -> Activations

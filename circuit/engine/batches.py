@@ -44,11 +44,6 @@ def shape_of(model: PatchableModel) -> ModelShape:
     )
 
 
-def bytes_per_prompt(model: PatchableModel, n_tokens: int) -> int:
-    """What one prompt of `n_tokens` takes at the peak of attribution, about: see `circuit.edges.shape`."""
-    return estimate.bytes_per_prompt(shape_of(model), n_tokens)
-
-
 def automatic_batch_size(model: PatchableModel, dataset: PromptDataset) -> int:
     """Prompts a batch such that attribution fits into half the free memory of the model's device."""
     return min(prompts_at_once(model, max(dataset.lengths)), len(dataset))

@@ -1,6 +1,5 @@
-"""Ablated minus current activations: what an edge would pass on if it were ablated, less what it passes on now.
+"""Step 3 of `circuit.engine.mask_gradient`: what an edge would pass on if it were ablated, less what it does now.
 
-    TokenBlock    some prompts and positions of a batch, in one order
     Differences   a_s - c_s of every source, as d_model numbers a token: the A - C of the algorithm
 
     block = TokenBlock.whole(n_prompts, n_positions)

@@ -14,22 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from circuit.common.errors import NumericalError
 from circuit.common.progress import Cancelled, Progress, Report
-from circuit.edges.method import Method
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.method import Method, PatchType
 from circuit.engine.ablation import Ablation
-from circuit.engine.batches import by_batch, ready
+from circuit.engine.batches import ready
 from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
 from circuit.engine.loss import prompt_values
-from circuit.engine.model import PatchableModel, precision_advice
-from circuit.engine.patching import masked_logits
+from circuit.engine.model import PatchableModel
+from circuit.engine.patching import circuit_outputs
 
 
-@torch.no_grad()
 def edge_effects(
     model: PatchableModel,
     dataloader: PromptDataLoader,
@@ -39,58 +39,73 @@ def edge_effects(
     progress: Report | None = None,
     cancelled: Cancelled | None = None,
 ) -> dict[int, float]:
-    """For every edge the rise of the loss, mean over prompts, when it alone is ablated as `method` ablates. Where the
-    loader goes through a part of its prompts, that part's share of the mean.
+    """For every edge the rise of the loss, mean over prompts, when it alone is ablated as `method` ablates.
 
-    The cost is one forward pass a batch and edge.
+    The cost is one forward pass per batch and edge.
 
     Args:
         model: The model, with positions kept apart or added up as in the scores.
-        dataloader: The prompts.
+        dataloader: The prompts. Where it goes through a part of them, the effects are that part's share of the mean.
         edges: Numbers of edges (see `circuit.edges.graph`).
-        method: Loss and ablation; where it takes its gradients has no part in this.
+        method: Loss and ablation; where it takes its gradients plays no part in this.
         progress: Called as `progress(step, total, message)` after each pass.
         cancelled: Asked before each pass; where it answers True, `JobCancelled` is raised.
+
+    Returns:
+        Effects in units of the loss, by edge, in the order given.
 
     Raises:
         OptionError: An edge that the model does not have.
         PromptError: Prompts that the model or the ablation cannot use; names the row.
-        NumericalError: A loss that is not finite; names the edge.
+        NumericalError: A logit that is not finite; names the edge.
         JobCancelled: `cancelled` said so.
     """
     model.graph.check_edges(edges)
-    dataloader = ready(model, dataloader, method.ablation_type)
-    n_passes = Ablation.n_passes(dataloader, method.ablation_type)
-    steps = Progress(n_passes + len(dataloader) * len(edges), progress, cancelled)
-    ablation = Ablation(model, dataloader, method.ablation_type, steps)
-    flat = torch.zeros(model.graph.n_edges, device=model.device)
-    masks: dict[str, Tensor] = model.graph.unflatten(flat)  # type: ignore[assignment,arg-type] # views of `flat`
-    total = dict.fromkeys(edges, 0.0)
+    loader = ready(model, dataloader, method.ablation_type)
+    circuits = _AllButOne(model.graph, list(dict.fromkeys(edges)))
+    n_passes = Ablation.n_passes(loader, method.ablation_type)
+    steps = Progress(n_passes + len(loader) * len(circuits), progress, cancelled)
 
-    def rises(batch: PromptPairBatch) -> list[float]:
-        """How much the loss of the batch rises without each of the edges."""
-        found = []
-        flat.zero_()
-        ablated = ablation.of(batch, method.clean_corrupt)
-        untouched = _losses(model.logits(batch.clean, batch.last), batch, method)
-        for edge in total:
-            steps.check()
-            flat[edge] = 1
-            losses = _losses(masked_logits(model, batch.clean, batch.last, ablated, masks), batch, method)
-            flat[edge] = 0
-            if not losses.isfinite().all():
-                raise NumericalError(
-                    f"The loss without edge {model.graph.edge_name(edge)} is not finite. {precision_advice(model)}"
-                )
-            found.append(float((losses - untouched).sum(dtype=torch.float64)))
-            steps.advance(f"without {model.graph.edge_name(edge)}")
-        return found
+    @torch.no_grad()
+    def losses(batch: PromptPairBatch, number: int, logits: Tensor) -> Tensor:
+        return -prompt_values(logits, batch, method).cpu().double()
 
-    for _, found in by_batch(model, dataloader, rises, steps, len(total), method.ablation_type):
-        for edge, rise in zip(total, found, strict=True):
-            total[edge] += rise
-    return {edge: value / len(dataloader.dataset) for edge, value in total.items()}
+    total = dict.fromkeys(circuits.edges, 0.0)
+    for untouched, *found in circuit_outputs(
+        model,
+        loader,
+        circuits,
+        PatchType.TREE_PATCH,
+        method.ablation_type,
+        False,
+        steps,
+        losses,
+        patched_in=method.clean_corrupt,
+        name=circuits.name,
+    ):
+        for edge, without in zip(total, found, strict=True):
+            total[edge] += float((without - untouched).sum())
+    return {edge: rise / len(loader.dataset) for edge, rise in total.items()}
 
 
-def _losses(logits: Tensor, batch: PromptPairBatch, method: Method) -> Float[Tensor, " batch"]:
-    return -prompt_values(logits, batch, method.grad_function, method.answer_function)
+class _AllButOne(Sequence[Bool[np.ndarray, " n_edges"]]):
+    """The circuit of all edges, then those of all but one, each made when it is asked for."""
+
+    def __init__(self, graph: EdgeGraph, edges: Sequence[int]) -> None:
+        self._graph = graph
+        self.edges = edges
+
+    def __len__(self) -> int:
+        return 1 + len(self.edges)
+
+    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        kept = np.ones(self._graph.n_edges, dtype=bool)
+        if number > 0:
+            kept[self.edges[number - 1]] = False
+        return kept
+
+    def name(self, number: int) -> str:
+        """What a circuit is called in messages."""
+        return "whole model" if number == 0 else f"model without edge {self._graph.edge_name(self.edges[number - 1])}"

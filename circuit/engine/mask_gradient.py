@@ -9,17 +9,18 @@ AutoCircuit's `mask_gradient_prune_scores` (https://github.com/UFO-101/auto-circ
 patching (Syed et al. 2023, https://arxiv.org/abs/2310.10348) and integrated gradients (Sundararajan et al. 2017,
 https://arxiv.org/abs/1703.01365; Hanna et al. 2024, https://arxiv.org/abs/2403.17806).
 
-The steps, for each batch of prompts and each mask value m:
+The steps, each in the file of this folder that bears its name, for each batch of prompts (`batches`) and mask value m:
 
-1. The ablated activations a_s, and the streams built from them, from one plain forward pass (`ablation`).
-2. A forward pass in which each branch reads  x = r + m (r_abl - r).  All masks share one value, and the residual stream
-   r is the plain sum of its sources, so no edge needs a tensor of its own.
-3. A backward pass to activations only: to the queries, keys and values of each head, each MLP's input, and the final
-   residual.
-4. The gradient at a head's own input. The layer norm's vector-Jacobian product is linear, so it is taken of
-   W_Q[h] @ dL/dq_h, and the forward pass never copies the residual stream once a head.
-5. The scores of a few layers' destinations: (A - C) [sources, tokens * d_model] times their gradients
-   [destinations, the same].T (`read_out`, and `norm_backward` for step 4)
+1. `ablation`: the ablated activations a_s, and the streams built from them, from one plain forward pass.
+2. `masked_pass`: a forward pass in which each branch reads  x = r + m (r_abl - r),  and a backward pass from the loss
+   (`loss`). All masks share one value, and the residual stream r is the plain sum of its sources, so no edge needs a
+   tensor of its own. Gradients go to activations only: to the queries, keys and values of each head, each MLP's input,
+   and the final residual.
+3. `differences`: a_s - c_s of every source.
+4. `norm_backward`: the gradient at each head's own input. The layer norm's vector-Jacobian product is linear, so it is
+   taken of W_Q[h] @ dL/dq_h, and the forward pass never copies the residual stream once per head.
+5. `score_product`: the scores of a few layers' destinations, (A - C) [sources, tokens * d_model] times their gradients
+   [destinations, the same].T
 
 A positive score means that ablating the edge raises the loss: the edge helps the task. Scores are averages over prompts
 and sample points; AutoCircuit's code adds them up instead, so its numbers are n_batches * n_points times ours.
@@ -40,9 +41,9 @@ from circuit.engine.ablation import Ablation
 from circuit.engine.batches import by_batch, ready
 from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
 from circuit.engine.loss import check_answers
-from circuit.engine.masked_pass import masked_backward
+from circuit.engine.masked_pass import MaskedPass
 from circuit.engine.model import PatchableModel, PruneScores, precision_advice
-from circuit.engine.score_product import ReadOut
+from circuit.engine.score_product import ScoreProduct
 
 
 def mask_gradient_prune_scores(
@@ -62,12 +63,18 @@ def mask_gradient_prune_scores(
 ) -> PruneScores:
     """Score every edge by the gradient of the loss with respect to its mask.
 
+    It is the function of this name in AutoCircuit (https://github.com/UFO-101/auto-circuit, MIT), with its options.
+    With `grad_function="logit"` and `mask_val=0` it is edge attribution patching (Syed et al. 2023,
+    https://arxiv.org/abs/2310.10348); with `integrated_grad_samples`, integrated gradients.
+
     Args:
         model: The model, with token positions kept apart or added up.
-        dataloader: The prompts. Scores do not depend on its batch size, but for the two batch-mean ablations.
+        dataloader: The prompts. Scores do not depend on its batch size, except with the two batch-mean ablations.
         official_edges: Not used; accepted because AutoCircuit's algorithms all take it.
-        grad_function: What the logits become before the answers are read off.
-        answer_function: How the answers become one number a prompt; the loss is minus that number.
+        grad_function: What the logits become before the answers are read off: `logit`, `prob`, `logprob` or
+            `logit_exp`.
+        answer_function: How the answers become one number per prompt, `avg_diff`, `avg_val` or `mse`; the loss is minus
+            that number.
         mask_val: The mask value m in [0, 1] at which the gradient is taken: 0 at the untouched model.
         integrated_grad_samples: Average over mask values from 0 to 1 instead. Exactly one of the two is given.
         ablation_type: What replaces an ablated activation.
@@ -78,8 +85,8 @@ def mask_gradient_prune_scores(
         cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
 
     Returns:
-        Scores in units of the loss (logits for `logit`, and so on), by destination module: see `PruneScores`. An
-        edge's importance is its absolute score.
+        Scores in units of the loss (logits for `logit`, and so on), means over prompts and mask values, by destination
+        module: float32 on the CPU, shaped as `PruneScores` says. An edge's importance is its absolute score.
 
     Raises:
         OptionError: Options that do not fit together.
@@ -113,6 +120,14 @@ def edge_attribution_patching_prune_scores(
         dataloader: The prompts.
         official_edges: Not used.
         answer_diff: Differentiate right minus wrong answers; False, the right answers alone.
+
+    Returns:
+        As `mask_gradient_prune_scores`, in logits.
+
+    Raises:
+        PromptError: Prompts that the model cannot use, or a prompt without wrong answers; names the row.
+        BatchMemoryError: A prompt that does not fit into memory.
+        NumericalError: A score that is not finite.
     """
     answer_function: AnswerFunction = "avg_diff" if answer_diff else "avg_val"
     return score_edges(model, dataloader, Method(answer_function=answer_function))
@@ -125,11 +140,21 @@ def prompt_scores(
     report: Report | None = None,
     cancelled: Cancelled | None = None,
 ) -> PruneScores:
-    """Scores of every edge on every prompt: as `score_edges`, with the prompts as the first axis. Their mean over
-    prompts is the score.
+    """The scores of every edge on every prompt alone. Their mean over prompts is what `score_edges` returns.
+
+    Args:
+        model: The model, with token positions added up.
+        loader: The prompts.
+        method: Any method whose ablation does not tie the prompts of a batch together.
+        report: Called as `report(step, total, message)` after each step.
+        cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
+
+    Returns:
+        Scores by destination module, [n_prompts, n_heads or n_kv_heads, n_sources] or [n_prompts, n_sources].
 
     Raises:
-        OptionError: A model with token positions kept apart; or an ablation that ties the prompts of a batch together.
+        OptionError: A model with token positions kept apart, or an ablation that ties the prompts of a batch together.
+        PromptError, BatchMemoryError, NumericalError, JobCancelled: As `mask_gradient_prune_scores`.
     """
     if model.seq_len is not None:
         raise OptionError("Scores can be kept apart by prompt or by token position, not both: leave seq_len out.")
@@ -148,19 +173,32 @@ def score_edges(
     per_prompt: bool = False,
     points: Sequence[tuple[float, float]] | None = None,
 ) -> PruneScores:
-    """`mask_gradient_prune_scores` with its options as one `Method`.
+    """Score every edge by a method: `mask_gradient_prune_scores` with its options as one `Method`.
 
-    `per_prompt`: see `prompt_scores`. Where the loader goes through a part of its prompts, or where only some of the
-    method's `points` are given, the scores are that part's share, and the shares of all parts add up to the scores.
+    Args:
+        model: The model, with token positions kept apart or added up.
+        loader: The prompts. Where it goes through a part of them, the scores are that part's share, and the shares of
+            all parts add up to the scores.
+        method: Loss, ablation, and the mask values that are averaged.
+        report: Called as `report(step, total, message)` after each step.
+        cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
+        per_prompt: Keep prompts apart, as a first axis: see `prompt_scores`.
+        points: Some of the method's mask values with their weights, instead of all: the scores are their share.
+
+    Returns:
+        Scores in units of the loss, by destination module: see `PruneScores`.
+
+    Raises:
+        PromptError, BatchMemoryError, NumericalError, JobCancelled: As `mask_gradient_prune_scores`.
     """
     loader = ready(model, loader, method.ablation_type)
-    check_answers(loader.dataset, method.answer_function)
+    check_answers(loader.dataset, method)
     points = method.points if points is None else points
     steps = len(loader) * len(points)
     progress = Progress(steps + Ablation.n_passes(loader, method.ablation_type), report, cancelled)
     with_streams = any(m != 0 for m, _ in points)
     ablation = Ablation(model, loader, method.ablation_type, progress, with_streams)
-    read_out = ReadOut(model, "positions" if model.seq_len is not None else "prompts" if per_prompt else None)
+    product = ScoreProduct(model, "positions" if model.seq_len is not None else "prompts" if per_prompt else None)
 
     def zeros(*n_prompts: int) -> Tensor:
         return torch.zeros(*n_prompts, model.graph.n_edges, dtype=torch.float64, device=_accumulator_device(model))
@@ -171,10 +209,10 @@ def score_edges(
         ablated = ablation.of(batch, method.clean_corrupt)
         first = ablation.first_position(batch, method.clean_corrupt)
         flat = zeros(len(batch)) if per_prompt else zeros()
-        sums: dict[str, Tensor] = model.graph.unflatten(flat)  # type: ignore[assignment,arg-type]
+        sums = model.graph.unflatten(flat)
         for point, (m, weight) in enumerate(points, start=1):
             progress.check()
-            read_out.add(masked_backward(model, batch, ablated, m, method), ablated, first, weight, sums)
+            product.add(MaskedPass(model, batch, ablated, m).run(method), ablated, first, weight, sums)
             place = f"prompts {batch.rows.start + 1} to {batch.rows.stop} of {len(loader.dataset)}, mask value {m:.3g}"
             _check_finite(sums, place, model)
             words = f"prompts to {batch.rows.stop} of {len(loader.dataset)}"
@@ -187,8 +225,7 @@ def score_edges(
             total[batch.rows.start - loader.rows.start : batch.rows.stop - loader.rows.start] = found
         else:
             total += found / len(loader.dataset)
-    blocks: dict[str, Tensor] = model.graph.unflatten(total)  # type: ignore[assignment,arg-type]
-    return {module: scores.float().cpu() for module, scores in blocks.items()}
+    return {module: scores.float().cpu() for module, scores in model.graph.unflatten(total).items()}
 
 
 def _accumulator_device(model: PatchableModel) -> torch.device:

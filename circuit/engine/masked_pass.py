@@ -1,12 +1,16 @@
-"""Steps 2 and 3 of `circuit.engine.mask_gradient`: a forward pass with mask value m on every edge, and a backward pass.
+"""Step 2 of `circuit.engine.mask_gradient`: a forward pass with mask value m on every edge, and a backward pass.
 
-masked_backward   both passes -> Pass
-Pass              what they leave for the scores: activations, and gradients
+MaskedPass   both passes, and what they leave for the scores: activations and gradients
+
+done = MaskedPass(model, batch, ablated, m=0.5).run(Method())
+done.z[3]                                            # what the heads of block 3 wrote: [batch, pos, n_heads, d_head]
+done.gradients[model.final_hook]                     # dL/dx of the final residual: [batch, pos, d_model]
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -20,100 +24,100 @@ from circuit.engine.loss import loss
 from circuit.engine.model import PatchableModel, at_last
 
 
-@dataclass
-class Pass:
-    """What one masked forward pass and its backward pass leave, by transformer block; queries, keys and values, and
-    gradients, by hook. What the last MLP writes may stand for the last tokens alone: no gradient reaches the others."""
+class MaskedPass:
+    """One forward pass with mask value m on every edge, and one backward pass from the loss to activations.
 
-    embedding: Float[Tensor, "batch pos d_model"] = field(default_factory=lambda: torch.empty(0))
-    z: dict[int, Float[Tensor, "batch pos n_heads d_head"]] = field(default_factory=dict)
-    mlp: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
-    attention_input: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
-    head_inputs: dict[str, Float[Tensor, "batch pos heads d_head"]] = field(default_factory=dict)
-    gradients: dict[str, Tensor] = field(default_factory=dict)
+    Its hooks stand below in the order in which the model calls them.
 
+    Args:
+        model: The model.
+        batch: The prompts, on the model's device; the clean ones go in.
+        ablated: What replaces the sources. Its streams are read unless m is 0.
+        m: The mask value of every edge, in [0, 1].
 
-def masked_backward(
-    model: PatchableModel, batch: PromptPairBatch, ablated: Activations, m: float, method: Method
-) -> Pass:
-    """One forward pass with mask value m on every edge, and one backward pass from the loss to activations."""
-    done = Pass()
-    differentiated: dict[str, Tensor] = {}
-    with model.activations_only():
-        hooks = _masked_hooks(model, ablated, m, batch.last, done, differentiated)
-        logits = model.logits(batch.clean, batch.last, hooks)
-        value = loss(logits, batch, method.grad_function, method.answer_function)
-        names, inputs = list(differentiated), list(differentiated.values())
-        differentiated.clear()  # so that what the backward pass is done with is freed on the way
-        done.gradients = dict(zip(names, torch.autograd.grad(value, inputs), strict=True))
-    return done
-
-
-def _masked_hooks(
-    model: PatchableModel,
-    ablated: Activations,
-    m: float,
-    last: Tensor,
-    done: Pass,
-    differentiated: dict[str, Tensor],
-) -> list[Hook]:
-    """Hooks for a forward pass with mask value m on every edge; they put what the scores need into `done`, and what the
-    loss is differentiated by into `differentiated`.
-
-    Nobody reads what the last MLP writes but at the `last` token of each prompt, so it is run on these alone.
+    Attributes:
+        embedding: The embedding of every token.
+        z: By block, what its heads hand to the output projection.
+        mlp: By block, what its MLP writes. That of the last block may hold the last tokens alone, [batch, 1, d_model]:
+            no gradient reaches the others.
+        attention_input: By block, what its attention reads, before the layer norm.
+        head_inputs: By hook, queries, keys and values.
+        gradients: By hook, the gradient of the loss at queries, keys and values, at what each MLP reads, and at the
+            final residual.
     """
 
-    def start(x: Tensor, hook: object) -> Tensor:
-        done.embedding = x.detach()
+    embedding: Float[Tensor, "batch pos d_model"]
+
+    def __init__(self, model: PatchableModel, batch: PromptPairBatch, ablated: Activations, m: float) -> None:
+        self._model = model
+        self._batch = batch
+        self._m = m
+        none: list[Tensor | None] = [None] * model.n_layers
+        self._attention_streams = none if m == 0 else ablated.attention_stream
+        # where the MLP shares the attention's norm, what comes out of that norm is masked already
+        self._mlp_streams = none if m == 0 or model.shares_norm else ablated.mlp_stream
+        self._final_stream = None if m == 0 else ablated.final_stream
+        self._differentiated: dict[str, Tensor] = {}
+        self.z: dict[int, Float[Tensor, "batch pos n_heads d_head"]] = {}
+        self.mlp: dict[int, Float[Tensor, "batch pos d_model"]] = {}
+        self.attention_input: dict[int, Float[Tensor, "batch pos d_model"]] = {}
+        self.head_inputs: dict[str, Float[Tensor, "batch pos heads d_head"]] = {}
+        self.gradients: dict[str, Tensor] = {}
+
+    def run(self, method: Method) -> Self:
+        """Run both passes; the loss is that of `method`."""
+        with self._model.activations_only():
+            logits = self._model.logits(self._batch.clean, self._batch.last, self.hooks())
+            value = loss(logits, self._batch, method)
+            names, inputs = list(self._differentiated), list(self._differentiated.values())
+            self._differentiated.clear()
+            self.gradients = dict(zip(names, torch.autograd.grad(value, inputs), strict=True))
+        return self
+
+    def hooks(self) -> list[Hook]:
+        model = self._model
+        hooks: list[Hook] = [(model.embedding_hook, self._start)]
+        for layer in range(model.n_layers):
+            hooks += [
+                (model.attention_hook(layer), partial(self._read_attention, layer)),
+                *((name, partial(self._read_head, name)) for name in model.head_input_hooks(layer)),
+                (model.head_output_hook(layer), partial(self._write_heads, layer)),
+                (model.mlp_hook(layer), partial(self._read_mlp, layer)),
+                (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
+            ]
+        return [*hooks, (model.final_hook, self._read_final)]
+
+    def _start(self, x: Tensor, hook: object) -> Tensor:
+        self.embedding = x.detach()
         return x.detach().requires_grad_()  # the graph starts here
 
-    n = model.n_layers
-    attention_streams, mlp_streams = (
-        (ablated.attention_stream, ablated.mlp_stream) if m != 0 else ([None] * n, [None] * n)
-    )
+    def _read_attention(self, layer: int, x: Tensor, hook: object) -> Tensor:
+        x = self._masked(x, self._attention_streams[layer])
+        self.attention_input[layer] = x.detach()
+        return x
 
-    def masked(x: Tensor, stream: Tensor | None) -> Tensor:
-        # A view of its own, so that its gradient is this branch's, and not also the residual stream's.
-        return x.view_as(x) if stream is None else torch.lerp(x, stream.to(x), m)
+    def _read_head(self, name: str, x: Tensor, hook: object) -> Tensor:
+        self._differentiated[name] = x
+        self.head_inputs[name] = x.detach()
+        return x
 
-    def attention_input(name: str, layer: int, stream: Tensor | None) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor:
-            x = masked(x, stream)
-            done.attention_input[layer] = x.detach()
-            return x
+    def _write_heads(self, layer: int, x: Tensor, hook: object) -> None:
+        self.z[layer] = x.detach()
 
-        return name, hook
+    def _read_mlp(self, layer: int, x: Tensor, hook: object) -> Tensor:
+        self._differentiated[self._model.mlp_hook(layer)] = x = self._masked(x, self._mlp_streams[layer])
+        # What the last MLP writes is read at each prompt's last token only, so it is run on these alone.
+        is_last = layer == self._model.n_layers - 1 and self._model.adds_mlp_by_position
+        return at_last(x, self._batch.last) if is_last else x
 
-    def branch_input(name: str, stream: Tensor | None, *, last_only: bool = False) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor:
-            differentiated[name] = x = masked(x, stream)
-            return at_last(x, last) if last_only else x
+    def _write_mlp(self, layer: int, x: Tensor, hook: object) -> None:
+        self.mlp[layer] = x.detach()
 
-        return name, hook
+    def _read_final(self, x: Tensor, hook: object) -> Tensor:
+        self._differentiated[self._model.final_hook] = x = self._masked(x, self._final_stream)
+        return x
 
-    def head_input(name: str) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor:
-            differentiated[name] = x
-            done.head_inputs[name] = x.detach()
-            return x
-
-        return name, hook
-
-    def keep(into: dict[int, Tensor], layer: int, name: str) -> Hook:
-        def hook(x: Tensor, hook: object) -> None:
-            into[layer] = x.detach()
-
-        return name, hook
-
-    hooks: list[Hook] = [(model.embedding_hook, start)]
-    for layer in range(n):
-        hooks.append(attention_input(model.attention_hook(layer), layer, attention_streams[layer]))
-        hooks += [head_input(name) for name in model.head_input_hooks(layer)]
-        hooks.append(keep(done.z, layer, model.head_output_hook(layer)))
-        # where the MLP shares the attention's norm, what comes out of that norm is masked already
-        stream = None if model.shares_norm else mlp_streams[layer]
-        last_only = layer == n - 1 and model.adds_mlp_by_position
-        hooks.append(branch_input(model.mlp_hook(layer), stream, last_only=last_only))
-        hooks.append(keep(done.mlp, layer, model.mlp_output_hook(layer)))
-    hooks.append(branch_input(model.final_hook, ablated.final_stream if m != 0 else None))
-    return hooks
+    def _masked(self, x: Tensor, stream: Tensor | None) -> Tensor:
+        """x + m (stream - x), as a view of its own, so that its gradient is this branch's and not also the residual
+        stream's."""
+        return x.view_as(x) if stream is None else torch.lerp(x, stream.to(x), self._m)

@@ -1,4 +1,4 @@
-"""The backward pass of the layer norm before a block's attention, for all its heads at once.
+"""Step 4 of `circuit.engine.mask_gradient`: back through the layer norm before a block's attention, for all heads.
 
 With x_hat the normalised input and s its scale, a norm with weight w sends a gradient g at its output to
 

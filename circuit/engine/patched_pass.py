@@ -1,12 +1,15 @@
 """One forward pass through several circuits, as one batch.
 
-run_patched    logits of circuits whose edges carry masks of their own
+PatchedPass    logits of circuits whose edges carry masks of their own
+
+logits = PatchedPass(model, tokens, last, ablated, masks, first_position=0).run()    # [circuits, batch, d_vocab]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,39 +24,139 @@ from circuit.engine.model import PatchableModel
 from circuit.engine.token_block import TokenBlock
 
 
-@dataclass
-class _Patch:
-    """What the destinations of some modules read in one circuit: the current or the ablated stream, and in some `rows`
-    the differences of `sources` on top of it."""
+class PatchedPass:
+    """One forward pass of several circuits, which go through the model as one batch: the first with all prompts, then
+    the second, and so on.
 
-    from_ablated: bool
-    rows: list[int]
-    sources: slice | Int[np.ndarray, " n"]
-    coefficients: Float[Tensor, "*pos n_rows n"]
+    Its hooks stand below in the order in which the model calls them.
 
-    @classmethod
-    def of(cls, masks: Sequence[Float32[np.ndarray, "*pos rows sources"]], device: torch.device) -> _Patch:
-        mask = np.concatenate(masks, axis=-2)
-        other_axes = tuple(axis for axis in range(mask.ndim) if axis != mask.ndim - 2)
-        as_current, as_ablated = (mask == 0).all(other_axes), (mask == 1).all(other_axes)
-        from_ablated = bool(as_ablated.sum() > as_current.sum())
-        rows = np.flatnonzero(~(as_ablated if from_ablated else as_current))
-        coefficients = mask[..., rows, :] - np.float32(from_ablated)
-        used = np.flatnonzero((coefficients != 0).any(tuple(range(mask.ndim - 1))))
-        n_sources = mask.shape[-1]
-        sources: slice | np.ndarray = slice(0, n_sources)
-        if len(used) <= n_sources / 2:  # else copying them takes longer than multiplying all
-            sources, coefficients = used, coefficients[..., used]
-        return cls(from_ablated, rows.tolist(), sources, torch.from_numpy(coefficients).to(device))
+    Args:
+        model: The model, with token positions kept apart or added up.
+        tokens: The prompts, right-padded, on the model's device.
+        last: The position of each prompt's last token.
+        ablated: What replaces the sources on these prompts, with its streams.
+        masks: For every circuit, the mask value of every edge: 0 leaves the edge as it is, 1 ablates it.
+        first_position: Before this position, ablated and current activations are the same.
+    """
 
-    def added(
-        self, differences: Float[Tensor, "sources outer inner d_model"], first_position: int
+    def __init__(
+        self,
+        model: PatchableModel,
+        tokens: Int[Tensor, "batch pos"],
+        last: Int[Tensor, " batch"],
+        ablated: Activations,
+        masks: Float32[np.ndarray, "circuits n_edges"],
+        first_position: int,
+    ) -> None:
+        n_prompts, n_positions = tokens.shape
+        self._model, self._tokens, self._last, self._ablated = model, tokens, last, ablated
+        self._first = first_position
+        self._block = TokenBlock(
+            range(n_prompts), range(first_position, n_positions), positions_first=model.seq_len is not None
+        )
+        self._circuits = [_Circuit(model, mask, ablated, self._block) for mask in masks]
+        self._projected: dict[str, list[Tensor | None]] = {}
+        self._attention_input: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def run(self) -> Float[Tensor, "circuits batch d_vocab"]:
+        """Logits after each prompt's last token, in the model's own precision."""
+        n = len(self._circuits)
+        logits = self._model.logits(self._tokens.repeat(n, 1), self._last.repeat(n), self.hooks())
+        return logits.unflatten(0, (n, len(self._tokens)))
+
+    def hooks(self) -> list[Hook]:
+        model = self._model
+        hooks: list[Hook] = [(model.embedding_hook, self._write_embedding)]
+        for layer in range(model.n_layers):
+            hooks += [
+                (model.attention_hook(layer), partial(self._read_attention, layer)),
+                *(
+                    (name, partial(self._read_head, layer, kind, name))
+                    for kind, name in enumerate(model.head_input_hooks(layer))
+                ),
+                (model.head_output_hook(layer), partial(self._write_heads, layer)),
+                (model.mlp_hook(layer), partial(self._read_mlp, layer)),
+                (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
+            ]
+        return [*hooks, (model.final_hook, self._read_final)]
+
+    def _write_embedding(self, x: Tensor, hook: object) -> None:
+        for circuit, current in self._readers(range(1), x):
+            circuit.differences.embedding(current)
+
+    def _read_attention(self, layer: int, x: Tensor, hook: object) -> Tensor:
+        """The stream that most heads of the block read; queries, keys and values of the others are kept for
+        `_read_head`."""
+        model, stream = self._model, self._ablated.attention_stream[layer].to(x)
+        if model.shares_norm:  # the MLP reads x too, and gets to see it only behind the norm
+            self._attention_input[layer] = x
+        names = model.head_input_hooks(layer)
+        self._projected.update({name: [] for name in names})
+        read = []
+        for circuit, current in self._each(x):
+            patch = circuit.heads[layer]
+            read.append(stream.expand_as(current) if patch.from_ablated else current)
+            projected: list[Tensor | None] = [None, None, None]
+            if patch.rows:
+                normed = model.normed_for_attention(layer, self._rows(patch, circuit, current, stream))
+                projected = _project(model, layer, patch.rows, normed, self._block)
+            for name, part in zip(names, projected, strict=True):
+                self._projected[name].append(part)
+        return torch.cat(read)
+
+    def _read_head(self, layer: int, kind: int, name: str, x: Tensor, hook: object) -> Tensor:
+        for (circuit, into), part in zip(self._each(x), self._projected.pop(name), strict=True):
+            if part is not None:
+                into[:, self._first :, _of_kind(self._model, circuit.heads[layer].rows, kind)] = part
+        return x
+
+    def _write_heads(self, layer: int, x: Tensor, hook: object) -> None:
+        first = self._model.graph.first_head(layer)
+        for circuit, current in self._readers(range(first, first + self._model.n_heads), x):
+            circuit.differences.heads(layer, current)
+
+    def _read_mlp(self, layer: int, x: Tensor, hook: object) -> Tensor:
+        patches, stream = [circuit.mlp[layer] for circuit in self._circuits], self._ablated.mlp_stream[layer]
+        if self._model.shares_norm:  # x has been through the norm, with what attention reads
+            read = self._branch(self._attention_input.pop(layer), patches, stream)
+            return self._model.normed_for_attention(layer, read)
+        return self._branch(x, patches, stream)
+
+    def _write_mlp(self, layer: int, x: Tensor, hook: object) -> None:
+        mlp = self._model.graph.first_head(layer) + self._model.n_heads
+        for circuit, current in self._readers(range(mlp, mlp + 1), x):
+            circuit.differences.mlp(layer, current)
+
+    def _read_final(self, x: Tensor, hook: object) -> Tensor:
+        return self._branch(x, [circuit.final for circuit in self._circuits], self._ablated.final_stream)
+
+    def _each(self, x: Tensor) -> Iterator[tuple[_Circuit, Float[Tensor, "batch pos *rest"]]]:
+        """Every circuit, with its part of the batch."""
+        return zip(self._circuits, x.split(len(self._tokens)), strict=True)
+
+    def _readers(self, sources: range, x: Tensor) -> Iterator[tuple[_Circuit, Float[Tensor, "batch pos *rest"]]]:
+        """The circuits in which any destination reads differences of these sources, with their parts of the batch."""
+        return (pair for pair in self._each(x) if not pair[0].read_sources.isdisjoint(sources))
+
+    def _branch(self, x: Tensor, patches: Sequence[_Patch], stream: Tensor) -> Tensor:
+        """What a destination of one row reads, in every circuit, instead of the stream x."""
+        stream = stream.to(x)
+        read = []
+        for (circuit, current), patch in zip(self._each(x), patches, strict=True):
+            whole = stream.expand_as(current) if patch.from_ablated else current
+            if patch.rows:
+                whole = whole.clone()
+                self._block.of(whole).copy_(self._rows(patch, circuit, current, stream)[0])
+            read.append(whole)
+        return torch.cat(read)
+
+    def _rows(
+        self, patch: _Patch, circuit: _Circuit, current: Tensor, stream: Tensor
     ) -> Float[Tensor, "rows outer inner d_model"]:
-        """What is added to the stream, for each of the rows."""
-        read = differences[self.sources if isinstance(self.sources, slice) else torch.from_numpy(self.sources)]
-        if self.coefficients.ndim == 2:
-            return torch.tensordot(self.coefficients, read, dims=1)
-        return torch.einsum("prs,spbd->rpbd", self.coefficients[first_position:], read)
+        """What the patch's rows read, on the block of tokens; `stream` is the ablated one."""
+        base = self._block.of(stream.expand_as(current) if patch.from_ablated else current)
+        return (base.float() + patch.added(circuit.differences.values, self._first)).to(current.dtype)
 
 
 class _Circuit:
@@ -89,107 +192,39 @@ class _Circuit:
         return read
 
 
-@torch.no_grad()
-def run_patched(
-    model: PatchableModel,
-    tokens: Int[Tensor, "batch pos"],
-    last: Int[Tensor, " batch"],
-    ablated: Activations,
-    masks: Float32[np.ndarray, "circuits n_edges"],
-    first_position: int,
-) -> Float[Tensor, "circuits batch d_vocab"]:
-    """Logits of several circuits, which go through the model as one batch: the first with all prompts, and so on."""
-    n_prompts, n_positions = tokens.shape
-    by_position = model.seq_len is not None
-    block = TokenBlock(range(n_prompts), range(first_position, n_positions), positions_first=by_position)
-    circuits = [_Circuit(model, mask, ablated, block) for mask in masks]
-    streams: dict[int, Tensor] = {}
-    projected: dict[str, list[Tensor | None]] = {}
+@dataclass
+class _Patch:
+    """What the destinations of some modules read in one circuit: the current or the ablated stream, and in some `rows`
+    the differences of `sources` on top of it."""
 
-    def each(x: Tensor) -> Iterator[tuple[_Circuit, Float[Tensor, "batch pos *rest"]]]:
-        return zip(circuits, x.split(n_prompts), strict=True)
+    from_ablated: bool
+    rows: list[int]
+    sources: slice | Int[np.ndarray, " n"]
+    coefficients: Float[Tensor, "*pos n_rows n"]
 
-    def read(patch: _Patch, circuit: _Circuit, current: Tensor, ablated_stream: Tensor) -> Tensor:
-        """What the patch's rows read, on the block: [rows, outer, inner, d_model]."""
-        stream = block.of(ablated_stream.expand_as(current) if patch.from_ablated else current)
-        return (stream.float() + patch.added(circuit.differences.values, first_position)).to(current.dtype)
+    @classmethod
+    def of(cls, masks: Sequence[Float32[np.ndarray, "*pos rows sources"]], device: torch.device) -> _Patch:
+        mask = np.concatenate(masks, axis=-2)
+        other_axes = tuple(axis for axis in range(mask.ndim) if axis != mask.ndim - 2)
+        as_current, as_ablated = (mask == 0).all(other_axes), (mask == 1).all(other_axes)
+        from_ablated = bool(as_ablated.sum() > as_current.sum())
+        rows = np.flatnonzero(~(as_ablated if from_ablated else as_current))
+        coefficients = mask[..., rows, :] - np.float32(from_ablated)
+        used = np.flatnonzero((coefficients != 0).any(tuple(range(mask.ndim - 1))))
+        n_sources = mask.shape[-1]
+        sources: slice | np.ndarray = slice(0, n_sources)
+        if len(used) <= n_sources / 2:  # else copying them takes longer than multiplying all
+            sources, coefficients = used, coefficients[..., used]
+        return cls(from_ablated, rows.tolist(), sources, torch.from_numpy(coefficients).to(device))
 
-    def attention(layer: int) -> Hook:
-        stream = ablated.attention_stream[layer]
-        names = model.head_input_hooks(layer)
-
-        def hook(x: Tensor, hook: object) -> Tensor:
-            if model.shares_norm:  # the MLP reads it too, and gets to see it only behind the norm
-                streams[layer] = x
-            bases = []
-            projected.update({name: [] for name in names})
-            for circuit, current in each(x):
-                patch = circuit.heads[layer]
-                bases.append(stream.to(x).expand_as(current) if patch.from_ablated else current)
-                found: list[Tensor | None] = [None, None, None]
-                if patch.rows:
-                    normed = model.normed_for_attention(layer, read(patch, circuit, current, stream.to(x)))
-                    found = _project(model, layer, patch.rows, normed, block)
-                for name, part in zip(names, found, strict=True):
-                    projected[name].append(part)
-            return torch.cat(bases)
-
-        return model.attention_hook(layer), hook
-
-    def head_input(layer: int, kind: int, name: str) -> Hook:
-        def hook(x: Tensor, hook: object) -> Tensor:
-            for (circuit, into), part in zip(each(x), projected.pop(name), strict=True):
-                if part is not None:
-                    into[:, first_position:, _of_kind(model, circuit.heads[layer].rows, kind)] = part
-            return x
-
-        return name, hook
-
-    def branch(x: Tensor, patches: list[_Patch], stream: Tensor) -> Tensor:
-        """What a destination of one row reads instead of the stream x."""
-        outputs = []
-        for (circuit, current), patch in zip(each(x), patches, strict=True):
-            whole = stream.to(x).expand_as(current) if patch.from_ablated else current
-            if patch.rows:
-                whole = whole.clone()
-                block.of(whole).copy_(read(patch, circuit, current, stream.to(x))[0])
-            outputs.append(whole)
-        return torch.cat(outputs)
-
-    def mlp_input(layer: int) -> Hook:
-        patches, stream = [circuit.mlp[layer] for circuit in circuits], ablated.mlp_stream[layer]
-
-        def hook(x: Tensor, hook: object) -> Tensor:
-            if model.shares_norm:  # x has been through the norm, with what attention reads
-                return model.normed_for_attention(layer, branch(streams[layer], patches, stream))
-            return branch(x, patches, stream)
-
-        return model.mlp_hook(layer), hook
-
-    def write(name: str, sources: range, add: Callable[..., None], *layer: int) -> Hook:
-        """Differences of the sources that write here."""
-
-        def hook(x: Tensor, hook: object) -> None:
-            for circuit, current in each(x):
-                if not circuit.read_sources.isdisjoint(sources):
-                    add(circuit.differences, *layer, current)
-
-        return name, hook
-
-    hooks: list[Hook] = [write(model.embedding_hook, range(1), Differences.embedding)]
-    for layer in range(model.n_layers):
-        first_head = model.graph.first_head(layer)
-        mlp_source = first_head + model.n_heads
-        hooks.append(attention(layer))
-        hooks += [head_input(layer, kind, name) for kind, name in enumerate(model.head_input_hooks(layer))]
-        heads = range(first_head, mlp_source)
-        hooks.append(write(model.head_output_hook(layer), heads, Differences.heads, layer))
-        hooks.append(mlp_input(layer))
-        mlp = range(mlp_source, mlp_source + 1)
-        hooks.append(write(model.mlp_output_hook(layer), mlp, Differences.mlp, layer))
-    hooks.append((model.final_hook, lambda x, hook: branch(x, [c.final for c in circuits], ablated.final_stream)))
-    logits = model.logits(tokens.repeat(len(circuits), 1), last.repeat(len(circuits)), hooks)
-    return logits.unflatten(0, (len(circuits), n_prompts))
+    def added(
+        self, differences: Float[Tensor, "sources outer inner d_model"], first_position: int
+    ) -> Float[Tensor, "rows outer inner d_model"]:
+        """What is added to the stream, for each of the rows."""
+        read = differences[self.sources if isinstance(self.sources, slice) else torch.from_numpy(self.sources)]
+        if self.coefficients.ndim == 2:
+            return torch.tensordot(self.coefficients, read, dims=1)
+        return torch.einsum("prs,spbd->rpbd", self.coefficients[first_position:], read)
 
 
 def _of_kind(model: PatchableModel, rows: Sequence[int], kind: int) -> list[int]:

@@ -8,7 +8,7 @@
     outputs = run_circuits(model, loader, [0, 20, 500], scores, patch_type=PatchType.TREE_PATCH)
     outputs[20]                                          # [n_prompts, d_vocab]
 
-With a mask an edge of its own, destination d reads
+With one mask per edge, destination d reads
 
     x_d = r + sum over sources s of  mask[d, s] (a_s - c_s)  =  r_abl + sum over s of  (mask[d, s] - 1) (a_s - c_s)
 
@@ -20,7 +20,7 @@ and corrupt prompts are the same. Several circuits go through the model as one b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from circuit.engine.ablation import Ablation, Activations
 from circuit.engine.batches import by_batch, prompts_at_once, ready
 from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
 from circuit.engine.model import PatchableModel, PruneScores, precision_advice
-from circuit.engine.patched_pass import run_patched
+from circuit.engine.patched_pass import PatchedPass
 
 
 def run_circuits(
@@ -129,13 +129,27 @@ def circuit_outputs(
     steps: Progress,
     read: Callable[[PromptPairBatch, int, Float[Tensor, "batch d_vocab"]], Tensor],
     *,
+    patched_in: CleanCorrupt | None = None,
     means_of: PromptDataLoader | None = None,
+    name: Callable[[int], str] | None = None,
 ) -> Iterator[list[Tensor]]:
-    """For every batch, what `read(batch, number of the circuit, logits)` makes of every circuit's logits, in the
-    circuits' order.
+    """For every batch, what `read` makes of every circuit's logits, in the circuits' order.
 
-    `steps` advances by one for each of them. `means_of` are the prompts that an ablation takes its means over the
-    dataset from, if not those of `loader`. Raises as `run_circuits` does.
+    Args:
+        model: The model.
+        loader: The prompts, made `ready` for the model.
+        circuits: For each, a bool array [n_edges], True for its edges.
+        patch_type: As in `run_circuits`, like the two that follow.
+        ablation_type: What replaces an ablated activation.
+        reverse_clean_corrupt: Swap clean and corrupt.
+        steps: Advances by one for each circuit and batch.
+        read: Called as `read(batch, number of the circuit, logits)`.
+        patched_in: The prompts of the pair that patched activations come from; by default those that do not go in.
+        means_of: The prompts that an ablation takes its means over the dataset from, if not those of `loader`.
+        name: What a circuit is called in messages, by its number; by default it is named by its size.
+
+    Raises:
+        As `run_circuits`.
     """
     for kept in circuits:
         if kept.shape != (model.graph.n_edges,):
@@ -143,31 +157,31 @@ def circuit_outputs(
     ablation = Ablation(model, means_of or loader, ablation_type, steps)
     clean_in = (patch_type is PatchType.TREE_PATCH) != reverse_clean_corrupt
     given: CleanCorrupt = "clean" if clean_in else "corrupt"
-    patched_in: CleanCorrupt = "corrupt" if clean_in else "clean"
+    source: CleanCorrupt = patched_in or ("corrupt" if clean_in else "clean")
+    name = name or (lambda number: f"circuit of {int(circuits[number].sum()):,} edges")
 
     def run(batch: PromptPairBatch) -> list[Tensor]:
         found = []
         steps.check()
-        ablated = ablation.of(batch, patched_in)
-        first = ablation.first_position(batch, patched_in, into=given)
+        ablated = ablation.of(batch, source)
+        first = ablation.first_position(batch, source, into=given)
         # by the size that was asked for: a batch that was halved, for want of memory, must not bring more circuits
         together = max(prompts_at_once(model, batch.clean.shape[1]) // (loader.batch_size or len(batch)), 1)
         for start in range(0, len(circuits), together):
             steps.check()
-            some = circuits[start : start + together]
+            some = [circuits[number] for number in range(start, min(start + together, len(circuits)))]
             patched = [kept if patch_type is PatchType.EDGE_PATCH else ~kept for kept in some]
             masks = np.stack(patched).astype(np.float32)
-            outputs = run_patched(model, batch.prompts(given), batch.last, ablated, masks, first)
+            outputs = PatchedPass(model, batch.prompts(given), batch.last, ablated, masks, first).run()
             for number, logits in enumerate(outputs, start=start):
                 steps.check()
-                n_edges = int(circuits[number].sum())
                 if not logits.isfinite().all():
                     raise NumericalError(
-                        f"A logit that is not finite came out of the circuit of {n_edges} edges, among the prompts "
+                        f"A logit that is not finite came out of the {name(number)}, among the prompts "
                         f"{batch.rows.start + 1} to {batch.rows.stop}. {precision_advice(model)}"
                     )
                 found.append(read(batch, number, logits))
-                steps.advance(f"circuit of {n_edges:,} edges, prompts to {batch.rows.stop} of {len(loader.dataset)}")
+                steps.advance(f"{name(number)}, prompts to {batch.rows.stop} of {len(loader.dataset)}")
         return found
 
     for _, outputs in by_batch(model, loader, run, steps, len(circuits), ablation_type):
@@ -179,7 +193,7 @@ def masked_logits(
     tokens: Int[Tensor, "batch pos"],
     last: Int[Tensor, " batch"],
     ablated: Activations,
-    masks: Mapping[str, Tensor],
+    mask: Float[np.ndarray, " n_edges"],
 ) -> Float[Tensor, "batch d_vocab"]:
     """Logits with a mask value on every edge: 0 leaves the edge as it is, 1 ablates it.
 
@@ -188,7 +202,11 @@ def masked_logits(
         tokens: The prompts, right-padded, on the model's device.
         last: The position of each prompt's last token.
         ablated: What replaces the sources: `Ablation.of` this batch.
-        masks: Mask values, named and shaped as scores.
+        mask: The mask value of every edge, in the edges' order.
+
+    Raises:
+        OptionError: Masks of another number of edges.
     """
-    flat = model.graph.flatten({module: mask.float().cpu() for module, mask in masks.items()})
-    return run_patched(model, tokens, last, ablated, flat[None], 0)[0]
+    if mask.shape != (model.graph.n_edges,):
+        raise OptionError(f"There is one mask value for each of {model.graph.n_edges} edges, not {list(mask.shape)}.")
+    return PatchedPass(model, tokens, last, ablated, mask[None].astype(np.float32), 0).run()[0]

@@ -1,21 +1,21 @@
-"""Scores from what one forward and one backward pass leave: the last two steps of the algorithm in `mask_gradient`.
+"""Step 5 of `circuit.engine.mask_gradient`: the scores, from what one masked pass leaves.
 
-    Pass      what the passes leave: sources, branch inputs, gradients
-    ReadOut   adds the scores of a pass to sums
+    ScoreProduct   adds the scores of passes to sums
 
 For every destination d and source s the score is an inner product of the gradient at d's own input with a_s - c_s, over
 prompts, positions and d_model. As matrices,
 
     scores [sources, destinations]  =  (A - C) [sources, tokens * d_model]  @  G [destinations, tokens * d_model].T
 
-This product takes most of the time that attribution takes beyond the passes themselves, and is arranged for it:
+where `differences` forms A - C (step 3) and `norm_backward` the heads' rows of G (step 4). This product takes most of
+the time that attribution takes beyond the passes themselves, and is arranged for it:
 
-- The heads of one layer and the MLP of the layer before read the same sources (but that MLP's own, which is left out
+- The heads of one layer and the MLP of the layer before read the same sources (except that MLP's own, which is left out
   afterwards). They, and those of the next layers, are multiplied together: with few destinations a product waits for
-  memory, since it reads all sources for each.
+  memory, since it reads all sources for each of them.
 - (A - C) and G are formed in buffers that later blocks, points and batches use again: fresh memory costs a page fault
   every 4 kB.
-- Of a model in bfloat16 both are kept in bfloat16, and multiplied with sums in float32, where that is quick.
+- For a model in bfloat16 both are kept in bfloat16 and multiplied with sums in float32, where that is quick.
 - Tokens come in blocks, so that memory does not grow with their number; and prompts of a pair are the same up to some
   position, before which a_s - c_s is zero for every source and nothing has to be multiplied.
 """
@@ -31,10 +31,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuit.edges.graph import ScoreBlock
-from circuit.edges.shape import DEFAULT_READ_OUT_BYTES, READ_OUT_BYTES, READ_OUT_ROWS
+from circuit.edges.shape import DEFAULT_PRODUCT_BYTES, PRODUCT_BYTES, PRODUCT_ROWS
 from circuit.engine.ablation import Activations
 from circuit.engine.differences import Differences
-from circuit.engine.masked_pass import Pass
+from circuit.engine.masked_pass import MaskedPass
 from circuit.engine.matmul import bfloat16_is_quick, inner_products
 from circuit.engine.model import PatchableModel
 from circuit.engine.norm_backward import NormBackward
@@ -44,12 +44,12 @@ Keep = Literal["positions", "prompts"] | None
 """An axis that scores are not summed over."""
 
 
-class ReadOut:
-    """Adds the scores of passes to sums.
+class ScoreProduct:
+    """Adds the scores of passes to sums. Its buffers are used again for every pass.
 
     Args:
         model: The model.
-        keep: The axis that is kept apart, which becomes the first of every score tensor.
+        keep: The axis that is kept apart, which becomes the first axis of every score tensor.
     """
 
     def __init__(self, model: PatchableModel, keep: Keep = None) -> None:
@@ -59,11 +59,11 @@ class ReadOut:
         self._memory: dict[str, Tensor] = {}
         self._dtype = precision(model)
         self._rows_a_layer = model.n_heads + 2 * model.n_kv_heads + 1
-        self._layers_at_once = -(-READ_OUT_ROWS // self._rows_a_layer)
+        self._layers_at_once = -(-PRODUCT_ROWS // self._rows_a_layer)
 
     @torch.no_grad()
     def add(
-        self, done: Pass, ablated: Activations, first_position: int, weight: float, sums: dict[str, Tensor]
+        self, done: MaskedPass, ablated: Activations, first_position: int, weight: float, sums: dict[str, Tensor]
     ) -> None:
         """Add `weight` times the scores of one pass, summed over all axes but the kept one, to `sums` by module.
 
@@ -71,8 +71,9 @@ class ReadOut:
             done: The pass.
             ablated: What replaces the sources.
             first_position: Before this position, ablated and current activations are the same.
-            weight: Factor of the scores.
-            sums: Score tensors; where prompts are kept apart, with an axis for the prompts of this batch.
+            weight: The factor of the scores.
+            sums: Score tensors [*kept, rows, sources], without the axis of rows where the module has no heads; where
+                prompts are kept apart, that axis holds the prompts of this batch.
         """
         n_prompts, n_positions = done.embedding.shape[:2]
         tokens = TokenBlock(
@@ -87,7 +88,7 @@ class ReadOut:
     def _add_group(
         self,
         group: list[tuple[int, list[ScoreBlock]]],
-        done: Pass,
+        done: MaskedPass,
         block: TokenBlock,
         differences: Float[Tensor, "n_sources outer inner d_model"],
         weight: float,
@@ -113,7 +114,7 @@ class ReadOut:
         self,
         layer: int,
         stage: list[ScoreBlock],
-        done: Pass,
+        done: MaskedPass,
         block: TokenBlock,
         out: Float[Tensor, "rows tokens d_model"],
     ) -> None:
@@ -142,7 +143,7 @@ class ReadOut:
         out.view(*block.shape, -1).copy_(block.of(gradient))
 
     def _differences(
-        self, done: Pass, ablated: Activations, block: TokenBlock
+        self, done: MaskedPass, ablated: Activations, block: TokenBlock
     ) -> Float[Tensor, "n_sources outer inner d_model"]:
         n_values = Differences.n_values(self._model, block)
         differences = Differences(self._model, ablated, block, self._buffer("differences", (n_values,)))
@@ -166,7 +167,7 @@ class ReadOut:
         model = self._model
         rows = self._layers_at_once * self._rows_a_layer
         a_token = self._dtype.itemsize * model.d_model * (model.graph.n_sources + rows)
-        return max(int(READ_OUT_BYTES.get(model.device.type, DEFAULT_READ_OUT_BYTES) / a_token), 1)
+        return max(int(PRODUCT_BYTES.get(model.device.type, DEFAULT_PRODUCT_BYTES) / a_token), 1)
 
     def _buffer(self, name: str, shape: Sequence[int]) -> Tensor:
         """Memory of this name, made larger where it has to be."""

@@ -130,4 +130,4 @@ def _baseline(model: PatchableModel, config: RunConfig, loader: PromptDataLoader
 def _answer_values(logits: Tensor, batch: PromptPairBatch, config: RunConfig) -> np.ndarray:
     from circuit.engine.loss import prompt_values
 
-    return prompt_values(logits, batch, config.method.grad_function, config.method.answer_function).cpu().numpy()
+    return prompt_values(logits, batch, config.method).cpu().numpy()

@@ -1,7 +1,7 @@
 """How fast this device runs a model: measured in about a second, on random prompts.
 
-calibrate   a job: load the model, measure -> Pace (once a process, model and device)
-measure     the measurement itself
+calibrate      a job: load the model, measure -> Pace (once per process, model and device)
+measure_pace   the measurement itself
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def calibrate(request: ModelRequest, *, progress: Report = silent, cancelled: Ca
 @cache
 def _held(name: str, device: str, dtype: Precision) -> Pace:
     with models().use(name, device, dtype) as model:
-        return measure(model)
+        return measure_pace(model)
 
 
-def measure(model: PatchableModel) -> Pace:
+def measure_pace(model: PatchableModel) -> Pace:
     """Run a small and a larger batch of random prompts."""
     from circuit.engine.batches import shape_of
     from circuit.engine.memory import free_memory

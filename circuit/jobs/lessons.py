@@ -149,17 +149,17 @@ def ablate(request: AblateRequest, *, progress: Report = silent, cancelled: Canc
         loader = PromptDataLoader(dataset, len(dataset))
         (batch,) = (batch.to(model.device) for batch in loader)
         ablated = Ablation(model, loader, method.ablation_type).of(batch, method.clean_corrupt)
-        masks = _masks(model.graph, dict.fromkeys(request.edges, 1.0))
+        mask = _mask(model.graph, dict.fromkeys(request.edges, 1.0))
         outputs = {
             "clean": model.logits(batch.clean, batch.last),
             "corrupt": model.logits(batch.corrupt, batch.last),
-            "present": masked_logits(model, batch.clean, batch.last, ablated, masks),
+            "present": masked_logits(model, batch.clean, batch.last, ablated, mask),
         }
         assert isinstance(batch.answers, AnswerTokens)
         answers: dict[str, Answer] = {}
         for name, logits in outputs.items():
             shares = logits.float().softmax(-1)
-            values = prompt_values(logits, batch, method.grad_function, method.answer_function)
+            values = prompt_values(logits, batch, method)
             means = (batch.answers.mean(shares), batch.wrong_answers.mean(shares), values)
             answers[name] = Answer(*(float(part.mean()) for part in means))
         words = PromptTokenizer.of(model.tokenizer)
@@ -168,14 +168,12 @@ def ablate(request: AblateRequest, *, progress: Report = silent, cancelled: Canc
         return Ablated(**answers, top=top)
 
 
-def _masks(graph: EdgeGraph, values: Mapping[int, float]) -> dict:
-    """A mask value on some edges, 0 on all others, named and shaped as scores."""
-    import torch
-
+def _mask(graph: EdgeGraph, values: Mapping[int, float]) -> Float32[np.ndarray, " n_edges"]:
+    """A mask value on some edges, 0 on all others."""
     graph.check_edges(values)
-    flat = torch.zeros(graph.n_edges)
-    flat[list(values)] = torch.tensor(list(values.values()))
-    return graph.unflatten(flat)  # type: ignore[arg-type] # views of one tensor
+    mask = np.zeros(graph.n_edges, dtype=np.float32)
+    mask[list(values)] = list(values.values())
+    return mask
 
 
 # --- slopes, and what they promise ---------------------------------------------------------------------------------
@@ -321,9 +319,9 @@ def loss_curve(request: CurveRequest, *, progress: Report = silent, cancelled: C
             ablated = ablation.of(batch, method.clean_corrupt)
             for i, value in enumerate(m.tolist()):
                 steps.check()
-                masks = _masks(model.graph, {request.edge: value})
-                logits = masked_logits(model, batch.clean, batch.last, ablated, masks)
-                total[i] += float(loss(logits, batch, method.grad_function, method.answer_function))
+                mask = _mask(model.graph, {request.edge: value})
+                logits = masked_logits(model, batch.clean, batch.last, ablated, mask)
+                total[i] += float(loss(logits, batch, method))
                 steps.advance(f"m = {value:.2g}")
         return LossCurve(m, total / len(dataset))
 

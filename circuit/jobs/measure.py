@@ -158,7 +158,7 @@ def _curve(
         log_probabilities = logits.float().log_softmax(-1)
         if number == 0:  # the whole model comes first in every batch
             whole = log_probabilities
-        values = prompt_values(logits, batch, method.grad_function, method.answer_function)
+        values = prompt_values(logits, batch, method)
         divergence = (whole.exp() * (whole - log_probabilities)).sum(-1)
         columns = values, is_right(logits, batch), probability(logits, batch), divergence
         return torch.stack(columns).float().cpu()

@@ -77,7 +77,7 @@ def prepared(
     ):
         encoded = encode(config.prompts, model.tokenizer, bos_of(model, config.prepend_bos), model.n_ctx)
         dataset = encoded.dataset(config.split(encoded.usable)[0] if rows is None else rows)
-        check_answers(dataset, config.method.answer_function)
+        check_answers(dataset, config.method)
         if config.keep_positions:
             # Held-out pairs too: circuits are measured on them, edge by edge of the scored ones' positions.
             check_one_length(

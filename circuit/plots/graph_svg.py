@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import networkx as nx
 
-from circuit.edges.graph import INPUT_WORDS
+from circuit.edges.graph import INPUT_WORDS, EdgeGraph
 from circuit.edges.sentences import node_words
 from circuit.plots.colors import PALETTES, Palette
 from circuit.plots.layout import Layout
@@ -156,7 +156,7 @@ def _node(drawn: nx.MultiDiGraph, name: str, layout: Layout, palette: Palette, t
     else:
         below = height / 2 + 11 if kind == "embedding" else -height / 2 - 4
         words = f'<text y="{below:.1f}" fill="{palette.text}" text-anchor="middle">{escape(node["label"])}</text>'
-    title = f"{name}: {node_words(node, drawn.graph, tokens)}. {hint}"
+    title = f"{name}: {node_words(node, EdgeGraph.of(drawn.graph), tokens)}. {hint}"
     return (
         f'<g class="node" data-item={quoteattr("node:" + name)} data-node={quoteattr(name)} tabindex="0" role="button" '
         f'transform="translate({x:.1f} {y:.1f})"><title>{escape(title)}</title>'

@@ -26,6 +26,8 @@ from typing import Any
 
 import networkx as nx
 
+from circuit.edges.graph import EdgeGraph
+
 STEPS = (12, 60, 250, 1000)
 """Sizes of circuits at which the layout changes."""
 _STEPS_APART = (12, 30, 60, 120, 250, 500, 1000)
@@ -88,7 +90,7 @@ def circuit_layout(
     row = min(44.0, max(17.0, (height - _ABOVE - _BELOW) / levels[n_layers]))
 
     heads_used = None if reference is None or n_heads <= _MANY_HEADS else _heads(reference)
-    slots = _slots(n_heads, shape["n_kv_heads"], heads_used)
+    slots = _slots(EdgeGraph.of(shape), heads_used)
     width = max(width, int(14 * slots["end"]) + _LEFT + _RIGHT)
     column = (width - _LEFT - _RIGHT) / slots["end"]
     total = int(_ABOVE + _BELOW + row * levels[n_layers])
@@ -194,17 +196,17 @@ def _heads(reference: nx.MultiDiGraph) -> set[int]:
     return {node["head"] for node in reference.nodes.values() if node["kind"] == "head"}
 
 
-def _slots(n_heads: int, n_kv_heads: int, used: set[int] | None) -> dict[Any, float]:
+def _slots(graph: EdgeGraph, used: set[int] | None) -> dict[Any, float]:
     """Columns: the middle of each head's, key-value head's and the MLPs', in columns from the left."""
-    group = n_heads // n_kv_heads
     slots: dict[Any, float] = {}
     x = 0.0
-    for head in range(n_heads):
-        if head % group == 0 and group > 1:
-            slots["kv", head // group] = x + 0.4
+    for head in range(graph.n_heads):
+        kv_head = graph.kv_head(head)
+        if graph.group == 1:
+            slots["kv", kv_head] = x + 0.5  # only where positions are kept apart is it drawn
+        elif head == graph.heads_of(kv_head)[0]:
+            slots["kv", kv_head] = x + 0.4
             x += 0.9
-        elif group == 1:
-            slots["kv", head] = x + 0.5  # only where positions are kept apart is it drawn
         step = 1.0 if used is None or head in used else _THIN
         slots["head", head] = x + step / 2
         x += step

@@ -1,7 +1,7 @@
 """Whether a model does the task of a prompt set: results of a forward pass per pair, summed up and judged in words.
 
     PairResult     what the model makes of one pair
-    Estimate       a mean with a 95 % interval
+    Interval       a mean with a 95 % interval
     Summary        accuracy and mean differences over the pairs
     verdicts       what these say, in sentences
     trouble        why one pair stands out, if it does
@@ -57,7 +57,7 @@ class PairResult:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A mean over pairs and the ends of its 95 % interval, NaN with fewer than `FEWEST` pairs."""
 
     mean: float
@@ -65,7 +65,7 @@ class Estimate:
     high: float = math.nan
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
+    def of(cls, values: Sequence[float]) -> Interval:
         """The mean and its interval: the percentile bootstrap over pairs (Efron 1979), seeded, so the same for the same
         values; of more than `MOST_RESAMPLED` pairs 1.96 standard errors to each side."""
         known = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
@@ -101,9 +101,9 @@ class Summary:
     """Share of clean prompts after which a right answer is the model's first choice."""
     probability: float
     """Mean P(right answers) after the clean prompts."""
-    clean: Estimate
-    corrupt: Estimate
-    drop: Estimate
+    clean: Interval
+    corrupt: Interval
+    drop: Interval
 
     @classmethod
     def of(cls, results: Sequence[PairResult]) -> Summary:
@@ -114,7 +114,7 @@ class Summary:
             float(np.mean(right)) if right else math.nan,
             float(np.mean([result.rank == 1 for result in results])),
             float(np.mean([result.probability for result in results])),
-            *(Estimate.of([getattr(result, name) for result in results]) for name in ("clean", "corrupt", "drop")),
+            *(Interval.of([getattr(result, name) for result in results]) for name in ("clean", "corrupt", "drop")),
         )
 
 

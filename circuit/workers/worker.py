@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from circuit.common.errors import CircuitError, JobCancelled, JobError
-from circuit.common.progress import collected
+from circuit.common.progress import Report, collected
 from circuit.common.settings import MEMORY_LIMIT, cuda_devices
 
 WARM_UP = "EDGESCOPE_WARM_UP"  # environment variable: modules to import, separated by commas
@@ -53,17 +53,11 @@ _MOST_ASKED = 100  # more than jobs that may be about to begin here: those that 
 _warm_up: threading.Thread | None = None
 
 
-class Progress(Protocol):
-    """How a job says where it is. It costs next to nothing: call it at every step."""
-
-    def __call__(self, step: int, total: int, message: str = "") -> None: ...
-
-
 class JobFunction(Protocol):
     """A module-level function. It raises ``JobCancelled`` when ``cancelled()`` says so, and returns plain objects:
     the web process that gets them has no torch."""
 
-    def __call__(self, request: Any, /, *, progress: Progress, cancelled: Callable[[], bool]) -> Any: ...
+    def __call__(self, request: Any, /, *, progress: Report, cancelled: Callable[[], bool]) -> Any: ...
 
 
 def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None, list[str]]:

@@ -91,3 +91,36 @@ def test_scores_of_another_model_are_refused() -> None:
 @pytest.mark.parametrize("graph", SHAPES, ids=str)
 def test_a_graph_survives_json(graph: EdgeGraph) -> None:
     assert EdgeGraph(**json.loads(json.dumps(graph.to_dict()))) == graph
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_query_heads_share_key_value_heads_in_order(graph: EdgeGraph) -> None:
+    shared = [graph.heads_of(kv_head) for kv_head in range(graph.n_kv_heads)]
+    assert [head for heads in shared for head in heads] == list(range(graph.n_heads))
+    assert {len(heads) for heads in shared} == {graph.group}
+    assert all(graph.kv_head(head) == kv_head for kv_head, heads in enumerate(shared) for head in heads)
+
+
+def test_key_value_heads_are_those_that_the_model_shares() -> None:
+    grouped = EdgeGraph(3, 6, 2)
+    assert (grouped.group, grouped.kv_head(2), grouped.kv_head(3), grouped.heads_of(1)) == (3, 0, 1, range(3, 6))
+    assert EdgeGraph(3, 4, 4).group == 1
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_a_graph_is_made_from_what_tells_its_shape(graph: EdgeGraph) -> None:
+    assert EdgeGraph.of({**graph.to_dict(), "n_edges": graph.n_edges, "caption": "else"}) == graph
+    assert EdgeGraph.of({name: value for name, value in graph.to_dict().items() if value is not None}) == graph
+    with pytest.raises(OptionError, match="no entry 'n_kv_heads'"):
+        EdgeGraph.of({"n_layers": 1, "n_heads": 2})
+
+
+def test_every_destination_says_which_input_it_is() -> None:
+    inputs = {node.name: node.input for node in EdgeGraph(2, 2, 1).destinations}
+    assert {name: inputs[name] for name in ("A1.1.Q", "A1.0.K", "A0.0.V", "MLP 1", "Resid End")} == {
+        "A1.1.Q": "Q",
+        "A1.0.K": "K",
+        "A0.0.V": "V",
+        "MLP 1": "MLP",
+        "Resid End": "Final",
+    }

@@ -66,6 +66,6 @@ def test_a_tokens_markdown_is_only_text() -> None:
     assert position_words(1, ["a", "*b*_[x](y)"]) == r"position 1 (\*b\*\_\[x\]\(y\))"
     assert position_words(1, ["0", "1"]) == "position 1"
     node = {"kind": "kv", "layer": 2, "head": 1, "position": 0}
-    assert node_words(node, {"n_heads": 6, "n_kv_heads": 2}, ["·So"]) == (
+    assert node_words(node, GROUPED, ["·So"]) == (
         "keys and values of key-value head 1 (heads 3 to 5) of layer 2 at position 0 (·So)"
     )

@@ -86,9 +86,27 @@ def test_an_edge_that_the_model_lacks_is_refused_and_a_broken_model_named() -> N
         edge_effects(model, loader(prompts()), [model.graph.n_edges], Method())
     hf = random_hf_model("llama")
     hf.model.layers[1].mlp.down_proj.weight.data.fill_(float("inf"))
-    broken = wrap(hf, tokenizer())
-    with pytest.raises(NumericalError, match="without edge"):
-        edge_effects(broken, loader(prompts()), [3], Method())
+    with pytest.raises(NumericalError, match="came out of the whole model, among the prompts 1 to"):
+        edge_effects(wrap(hf, tokenizer()), loader(prompts()), [3], Method())
+
+
+def test_an_edge_that_brings_in_what_is_not_finite_is_named() -> None:
+    hf, pairs = random_hf_model("llama"), prompts()
+    only_corrupt = next(token for token in pairs.corrupt.flatten().tolist() if token not in pairs.clean)
+    hf.model.embed_tokens.weight.data[only_corrupt] = float("inf")
+    with pytest.raises(NumericalError, match=r"came out of the model without edge Resid Start->A0\.3\.Q, among"):
+        edge_effects(wrap(hf, tokenizer()), loader(pairs), [3], Method())
+
+
+def test_effects_of_many_edges_at_once_are_those_of_each_alone() -> None:
+    model, pairs = shared_model("qwen3"), prompts()
+    edges = [0, 17, 99, model.graph.n_edges - 1]
+    for method in (Method(), Method(ablation_type=AblationType.BATCH_TOKENWISE_MEAN, clean_corrupt="clean")):
+        together = edge_effects(model, loader(pairs, 2), edges, method)
+        for edge in edges:
+            alone = edge_effects(model, loader(pairs, 2), [edge], method)[edge]
+            assert together[edge] == pytest.approx(alone, rel=1e-4, abs=1e-5)
+        assert max(map(abs, together.values())) > 1e-3
 
 
 def test_measuring_can_be_stopped_between_edges() -> None:

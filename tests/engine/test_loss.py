@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from circuit.common.errors import PromptError
+from circuit.common.errors import OptionError, PromptError
+from circuit.edges.method import AnswerFunction, GradFunction, Method
 from circuit.engine.dataset import PromptDataset, PromptPairBatch
-from circuit.engine.loss import answer_values, check_answers, loss, token_values
+from circuit.engine.loss import ANSWER_FUNCTIONS, GRAD_FUNCTIONS, answer_values, check_answers, loss, token_values
 
 ZERO = torch.zeros(2, 1, dtype=torch.long)
 LOG2, LOG3 = torch.log(torch.tensor(2.0)).item(), torch.log(torch.tensor(3.0)).item()
@@ -66,7 +67,7 @@ def test_answer_values() -> None:
     of = batch(right, wrong)
     assert answer_values(values, of, "avg_val").tolist() == [3.0, 8.0]
     assert answer_values(values, of, "avg_diff").tolist() == [2.0, -16.0]
-    assert float(loss(values, of, "logit", "avg_diff")) == 14.0  # minus the sum: a better model has a lower loss
+    assert float(loss(values, of, Method())) == 14.0  # minus the sum: a better model has a lower loss
     # squared distances from (0, 1/2, 1/2) and (1, 0, 0), averaged over the vocabulary
     expected = [-(1 + 1.5**2 + 3.5**2) / 3, -(7**2 + 16**2 + 32**2) / 3]
     assert answer_values(values, of, "mse").tolist() == pytest.approx(expected)
@@ -93,9 +94,22 @@ def test_a_dataset_is_checked_before_it_is_run() -> None:
     tokens = [torch.tensor([1]), torch.tensor([1])]
     dataset = PromptDataset(ZERO, ZERO, tokens, [torch.tensor([2]), torch.empty(0)])
     with pytest.raises(PromptError, match="Row 2: there is no wrong answer"):
-        check_answers(dataset, "avg_diff")
-    check_answers(dataset, "avg_val")
-    check_answers(dataset, "mse")
+        check_answers(dataset, Method())
+    check_answers(dataset, Method(answer_function="avg_val"))
+    check_answers(dataset, Method(answer_function="mse"))
     with pytest.raises(PromptError, match="'avg_val' needs answer tokens"):
-        check_answers(PromptDataset(ZERO, ZERO, torch.rand(2, 3)), "avg_val")
-    check_answers(PromptDataset(ZERO, ZERO, torch.rand(2, 3)), "mse")
+        check_answers(PromptDataset(ZERO, ZERO, torch.rand(2, 3)), Method(answer_function="avg_val"))
+    check_answers(PromptDataset(ZERO, ZERO, torch.rand(2, 3)), Method(answer_function="mse"))
+
+
+def test_the_tables_hold_every_function_that_a_method_can_name() -> None:
+    assert tuple(GRAD_FUNCTIONS) == get_args(GradFunction)
+    assert tuple(ANSWER_FUNCTIONS) == get_args(AnswerFunction)
+
+
+@pytest.mark.parametrize("name", ["logit_exq", "", "Logit", None, ["logit"]])
+def test_a_function_that_does_not_exist_is_refused_by_name(name: Any) -> None:
+    with pytest.raises(OptionError, match=r"grad_function must be one of 'logit', .*'logit_exp', and is "):
+        token_values(LOGITS, name)
+    with pytest.raises(OptionError, match=r"answer_function must be one of 'avg_diff', 'avg_val', 'mse', and is "):
+        answer_values(LOGITS, batch([torch.tensor([1])] * 2), name)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuit.common.errors import JobCancelled, NumericalError, OptionError, PromptError
 from circuit.common.settings import cache_folder
-from circuit.edges.method import AblationType
+from circuit.edges.method import AblationType, Method
 from circuit.engine.ablation import Ablation
 from circuit.engine.dataset import PromptDataLoader, PromptDataset
 from circuit.engine.loss import loss
@@ -248,10 +248,9 @@ def test_scores_are_the_slope_of_the_loss_in_one_edges_mask(name: str, positions
     scores = model.graph.flatten(mask_gradient_prune_scores(model, batches, mask_val=0.0))
 
     def loss_with(edge: int, m: float) -> float:
-        mask = torch.zeros(model.graph.n_edges)
+        mask = np.zeros(model.graph.n_edges)
         mask[edge] = m
-        masks: Any = model.graph.unflatten(mask)  # type: ignore[arg-type]
-        logits = masked_logits(model, batch.clean, batch.last, ablated, masks)
+        logits = masked_logits(model, batch.clean, batch.last, ablated, mask)
         return float(slow_loss(logits, prompts(), "logit", "avg_diff") / len(batch))
 
     def slope(edge: int, h: float) -> float:
@@ -441,10 +440,9 @@ def test_a_positive_score_means_that_ablating_the_edge_hurts() -> None:
     ablated = Ablation(model, batches, AblationType.RESAMPLE).of(batch, "corrupt")
 
     def answer_difference(edge: int, m: float) -> float:
-        mask = torch.zeros(model.graph.n_edges)
+        mask = np.zeros(model.graph.n_edges)
         mask[edge] = m
-        masks: Any = model.graph.unflatten(mask)  # type: ignore[arg-type]
-        logits = masked_logits(model, batch.clean, batch.last, ablated, masks)
+        logits = masked_logits(model, batch.clean, batch.last, ablated, mask)
         return float((logits.gather(1, prompts().answers).mean(1) - logits.gather(1, prompts().wrong).mean(1)).mean())
 
     helps, harms = int(scores.argmax()), int(scores.argmin())
@@ -690,6 +688,7 @@ def test_the_engines_loss_is_the_slow_loss() -> None:
     pairs = Prompts(batch.clean, batch.corrupt, ragged().answers, ragged().wrong_answers)
     for grad_function in GRAD_FUNCTIONS:
         for answer_function in ANSWER_FUNCTIONS:
-            ours = loss(logits, batch, grad_function, answer_function)  # type: ignore[arg-type]
+            method = Method(grad_function, answer_function)  # type: ignore[arg-type]
+            ours = loss(logits, batch, method)
             theirs = slow_loss(logits.double(), pairs, grad_function, answer_function)
             assert float(ours) == pytest.approx(float(theirs), rel=1e-5)

@@ -240,7 +240,7 @@ def test_prompts_are_checked_all_the_same(small: str) -> None:
 def test_a_device_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("circuit.jobs.calibrate._SIZES", {"cpu": ((1, N_TOKENS), (4, N_TOKENS))})
     with SmallMemory(2, N_TOKENS, ERRORS["cpu"]) as memory, collected():
-        pace = calibration.measure(shared_model("llama"))
+        pace = calibration.measure_pace(shared_model("llama"))
     assert memory.failures
     assert pace.step.seconds(28) > 0
 

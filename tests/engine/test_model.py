@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from circuit.common.errors import ModelError, OptionError, PromptError
+from circuit.edges.shape import bytes_per_prompt
 from circuit.engine import batches
 from circuit.engine import model as engine_model
-from circuit.engine.batches import automatic_batch_size, bytes_per_prompt
+from circuit.engine.batches import automatic_batch_size, shape_of
 from circuit.engine.dataset import PromptDataLoader, PromptDataset
 from circuit.engine.hooks import Hook
 from circuit.engine.mask_gradient import mask_gradient_prune_scores
@@ -171,7 +172,7 @@ def test_the_batch_size_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     model = shared_model("gpt2")
     tokens = torch.zeros(40, 6, dtype=torch.long)
     many = PromptDataset(tokens, tokens, torch.ones(40, 1, dtype=torch.long))
-    each = bytes_per_prompt(model, 6)
+    each = bytes_per_prompt(shape_of(model), 6)
     for free, size in ((0, 1), (each, 1), (10 * each, 5), (1000 * each, 40)):
         monkeypatch.setattr(batches, "free_memory", lambda device, free=free: free)
         assert automatic_batch_size(model, many) == size
@@ -179,7 +180,7 @@ def test_the_batch_size_follows_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_longer_prompts_take_more_memory() -> None:
     model = shared_model("llama")
-    assert bytes_per_prompt(model, 20) > 2 * bytes_per_prompt(model, 8)
+    assert bytes_per_prompt(shape_of(model), 20) > 2 * bytes_per_prompt(shape_of(model), 8)
     assert free_memory(torch.device("cpu")) > 2**20
 
 

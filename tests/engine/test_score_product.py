@@ -9,13 +9,13 @@ import torch
 
 from circuit.common.errors import OptionError
 from circuit.edges.method import AblationType, Method
-from circuit.engine import score_product as read_out
+from circuit.engine import score_product
 from circuit.engine.ablation import Ablation
 from circuit.engine.dataset import PromptDataLoader, PromptDataset
 from circuit.engine.mask_gradient import prompt_scores, score_edges
-from circuit.engine.masked_pass import Pass
+from circuit.engine.masked_pass import MaskedPass
 from circuit.engine.model import PatchableModel, PruneScores
-from circuit.engine.score_product import ReadOut
+from circuit.engine.score_product import ScoreProduct
 from circuit.engine.token_block import TokenBlock
 from circuit.models.load import wrap
 from tests.small_models import ARCHITECTURES, D_VOCAB, random_hf_model, shared_model, tokenizer
@@ -53,8 +53,8 @@ def test_scores_do_not_depend_on_how_much_is_multiplied_at_once(
     loader = PromptDataLoader(pairs(), 5)
     whole = score_edges(model, loader, METHODS[name])
     for n_bytes, n_rows in ((1, 1), (30_000, 20), (70_000, 30)):
-        monkeypatch.setattr(read_out, "READ_OUT_BYTES", {"cpu": n_bytes})
-        monkeypatch.setattr(read_out, "READ_OUT_ROWS", n_rows)
+        monkeypatch.setattr(score_product, "PRODUCT_BYTES", {"cpu": n_bytes})
+        monkeypatch.setattr(score_product, "PRODUCT_ROWS", n_rows)
         assert_same(score_edges(model, loader, METHODS[name]), whole)
 
 
@@ -66,9 +66,9 @@ def test_what_a_model_in_bfloat16_leaves_loses_little_by_being_multiplied_in_it(
 ) -> None:
     model = wrap(random_hf_model(variant).bfloat16(), tokenizer()).with_seq_len(9 if positions_apart else None)
     loader = PromptDataLoader(pairs(), 5)
-    monkeypatch.setattr(read_out, "bfloat16_is_quick", lambda: True)
+    monkeypatch.setattr(score_product, "bfloat16_is_quick", lambda: True)
     quick = score_edges(model, loader, METHODS[name])
-    monkeypatch.setattr(read_out, "precision", lambda model: torch.float32)
+    monkeypatch.setattr(score_product, "precision", lambda model: torch.float32)
     slow = score_edges(model, loader, METHODS[name])
     largest = max(float(scores.abs().max()) for scores in slow.values())
     worst = max(float((quick[module] - scores).abs().max()) for module, scores in slow.items())
@@ -79,11 +79,11 @@ def test_what_a_model_in_bfloat16_leaves_loses_little_by_being_multiplied_in_it(
 def test_only_bfloat16_is_multiplied_in_itself_and_where_it_is_quick(
     monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
-    monkeypatch.setattr(read_out, "bfloat16_is_quick", lambda: quick)
+    monkeypatch.setattr(score_product, "bfloat16_is_quick", lambda: quick)
     for dtype in (torch.float16, torch.float32, torch.float64):  # float16 holds nothing below 6e-8
-        assert ReadOut(wrap(random_hf_model("gpt2").to(dtype), tokenizer()))._dtype == torch.float32
+        assert ScoreProduct(wrap(random_hf_model("gpt2").to(dtype), tokenizer()))._dtype == torch.float32
     model = wrap(random_hf_model("gpt2").bfloat16(), tokenizer())
-    assert ReadOut(model)._dtype == (torch.bfloat16 if quick else torch.float32)
+    assert ScoreProduct(model)._dtype == (torch.bfloat16 if quick else torch.float32)
 
 
 @pytest.mark.parametrize("n_tokens", range(1, 40))
@@ -136,13 +136,13 @@ def test_the_last_mlp_is_run_on_last_tokens_alone_because_nobody_reads_the_other
 ) -> None:
     model, loader = shared_model(variant).with_seq_len(9 if positions_apart else None), PromptDataLoader(pairs(), 5)
     seen: list[int] = []
-    add = ReadOut.add
+    add = ScoreProduct.add
 
-    def watched(self: ReadOut, done: Pass, *rest: Any) -> None:
+    def watched(self: ScoreProduct, done: MaskedPass, *rest: Any) -> None:
         seen.append(done.mlp[model.n_layers - 1].shape[1])
         add(self, done, *rest)
 
-    monkeypatch.setattr(ReadOut, "add", watched)
+    monkeypatch.setattr(ScoreProduct, "add", watched)
     short = score_edges(model, loader, METHODS[name])
     assert set(seen) == {9 if variant == "opt" else 1}
     seen.clear()

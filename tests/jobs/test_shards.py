@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from circuit.common.errors import CircuitError, JobCancelled, JobError, PromptError
-from circuit.common.progress import note
+from circuit.common.progress import Report, note
 from circuit.edges.method import AblationType, Method
 from circuit.jobs.attribute import attribute
 from circuit.jobs.check import check_prompts
@@ -31,7 +31,6 @@ from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
 from circuit.workers.group import Cut, JobGroup
 from circuit.workers.server import JobServer
-from circuit.workers.worker import Progress
 from tests.job_functions import LONG, count, running, square, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -161,7 +160,7 @@ def test_parts_hold_everything_once(n: int) -> None:
 # --- a group is a job ------------------------------------------------------------------------------------------
 
 
-def slow(request: tuple[int, Path], *, progress: Progress, cancelled: Cancelled) -> int:
+def slow(request: tuple[int, Path], *, progress: Report, cancelled: Cancelled) -> int:
     """Ten steps; writes down who has begun."""
     number, folder = request
     with (folder / str(number)).open("a") as file:
@@ -175,14 +174,14 @@ def slow(request: tuple[int, Path], *, progress: Progress, cancelled: Cancelled)
     return number
 
 
-def deadly(request: tuple[int, Path], *, progress: Progress, cancelled: Cancelled) -> int:
+def deadly(request: tuple[int, Path], *, progress: Report, cancelled: Cancelled) -> int:
     slow(request, progress=progress, cancelled=lambda: False)
     if request[0] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return request[0]
 
 
-def wrong(request: tuple[int, Path], *, progress: Progress, cancelled: Cancelled) -> int:
+def wrong(request: tuple[int, Path], *, progress: Report, cancelled: Cancelled) -> int:
     if request[0] == 1:
         raise PromptError("Row 7 has no answer.")
     return slow(request, progress=progress, cancelled=cancelled)
@@ -283,7 +282,7 @@ def test_shards_do_not_push_results_out_of_the_server(server: JobServer, tmp_pat
     until(lambda: set(server._jobs) - before == {job.id})
 
 
-def noted(number: int, *, progress: Progress, cancelled: Cancelled) -> int:
+def noted(number: int, *, progress: Report, cancelled: Cancelled) -> int:
     """What a step does that has to take smaller batches."""
     note("The batch was halved.")
     note(f"Part {number} was odd.")
@@ -369,7 +368,7 @@ def test_a_group_that_has_been_let_in_goes_on_while_its_owner_fills_the_queue(
     assert other.wait(30)
 
 
-def deadly_once(request: tuple[int, Path], *, progress: Progress, cancelled: Cancelled) -> int:
+def deadly_once(request: tuple[int, Path], *, progress: Report, cancelled: Cancelled) -> int:
     number, folder = request
     with (folder / str(number)).open("a") as file:
         file.write(f"{os.getpid()}\n")

@@ -10,7 +10,7 @@ import pytest
 from circuit.prompts.verdicts import (
     FEWEST,
     MOST_RESAMPLED,
-    Estimate,
+    Interval,
     PairResult,
     Summary,
     drivers,
@@ -135,22 +135,22 @@ def test_a_summary_is_the_mean_over_the_pairs_that_have_numbers() -> None:
 
 def test_an_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(1)
-    estimates = [Estimate.of(list(random.normal(2, 1, 30))) for _ in range(100)]
-    assert 85 <= sum(estimate.low <= 2 <= estimate.high for estimate in estimates) <= 100
-    width = np.mean([estimate.high - estimate.low for estimate in estimates])
+    intervals = [Interval.of(list(random.normal(2, 1, 30))) for _ in range(100)]
+    assert 85 <= sum(interval.low <= 2 <= interval.high for interval in intervals) <= 100
+    width = np.mean([interval.high - interval.low for interval in intervals])
     assert width == pytest.approx(2 * 1.96 / math.sqrt(30), rel=0.1)
 
 
 def test_an_interval_is_the_same_each_time_and_missing_for_a_handful() -> None:
     values = [1.0, 2.0, 4.0, 8.0, 9.0]
-    assert Estimate.of(values) == Estimate.of(values)
-    assert Estimate.of(values[: FEWEST - 1]).interval == ""
-    assert str(Estimate.of([])) == "–"
+    assert Interval.of(values) == Interval.of(values)
+    assert Interval.of(values[: FEWEST - 1]).interval == ""
+    assert str(Interval.of([])) == "–"
 
 
 def test_of_many_pairs_the_interval_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(2).exponential(1, MOST_RESAMPLED + 1)
-    resampled, normal = Estimate.of(list(values[1:])), Estimate.of(list(values))
+    resampled, normal = Interval.of(list(values[1:])), Interval.of(list(values))
     assert normal.high - normal.mean == pytest.approx(1.96 * values.std(ddof=1) / math.sqrt(len(values)))
     assert (normal.low, normal.high) == pytest.approx((resampled.low, resampled.high), abs=0.01)
 
@@ -165,7 +165,7 @@ def test_resampling_costs_no_more_than_a_bounded_number_of_draws(monkeypatch: py
 
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Counting())
     for n in (500, 1000, 10_000):
-        Estimate.of([float(i) for i in range(n)])
+        Interval.of([float(i) for i in range(n)])
     assert drawn == [1_000_000, 2_000_000]
 
 

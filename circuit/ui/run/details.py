@@ -64,7 +64,7 @@ def follow_effects(run: Run) -> None:
 def node_details(run: Run, drawn: nx.MultiDiGraph, name: str, below: DeltaGenerator) -> None:
     """A head's attention pattern needs more room: it is drawn into `below`."""
     node = drawn.nodes[name]
-    words = node_words(node, drawn.graph, run.tokens)
+    words = node_words(node, run.graph, run.tokens)
     st.markdown(f"**{name}** · {words}")
     here = {data["edge"] for *_, data in drawn.edges(data=True) if data["kind"] == "edge"}
     for title, edges in zip(("In", "Out"), node_edges(run.graph, node), strict=True):
