@@ -94,8 +94,8 @@ def test_an_edge_that_brings_in_what_is_not_finite_is_named() -> None:
     hf, pairs = random_hf_model("llama"), prompts()
     only_corrupt = next(token for token in pairs.corrupt.flatten().tolist() if token not in pairs.clean)
     hf.model.embed_tokens.weight.data[only_corrupt] = float("inf")
-    with pytest.raises(NumericalError, match=r"came out of the model without edge Resid Start->A0\.3\.Q, among"):
-        edge_effects(wrap(hf, tokenizer()), loader(pairs), [3], Method())
+    with pytest.raises(NumericalError, match=r"came out of the model without edge A0\.2->A1\.0\.K, among"):
+        edge_effects(wrap(hf, tokenizer()), loader(pairs), [40], Method())
 
 
 def test_effects_of_many_edges_at_once_are_those_of_each_alone() -> None:
