@@ -12,13 +12,13 @@ from circuit.models.catalogue import is_here, offered, title_of
 from circuit.plots.landing import DESCRIBED, PICTURES
 from circuit.runs.examples import EXAMPLES, Example
 from circuit.runs.run import Run
-from circuit.ui.frame import click, gate, job_panel, navigation, page, recent, session, tour
+from circuit.ui.frame import click, gate, job_panel, keys, navigation, page, recent, session, tour
 from circuit.ui.frame.server import computing_on
 
 
 def run_example(example: Example) -> None:
     config = example.config
-    st.session_state["model"] = config.model
+    st.session_state[keys.MODEL] = config.model
     if session.prompts() != config.prompts:
         session.put_prompts(config.prompts)
     job_panel.start("example", attribute, config, title=f"{config.prompts.name} on {title_of(config.model)}")

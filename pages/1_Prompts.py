@@ -16,7 +16,7 @@ from circuit.jobs.load import ModelRequest, describe_model
 from circuit.models.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
 from circuit.models.load import ModelCard
 from circuit.prompts.files import FORMATS, check_size, write
-from circuit.ui.frame import click, job_panel, markdown, navigation, page, session
+from circuit.ui.frame import click, job_panel, keys, markdown, navigation, page, session
 from circuit.ui.prompts import report as prompt_report
 from circuit.ui.prompts import sources as prompt_sources
 from circuit.ui.prompts import tokens
@@ -31,12 +31,12 @@ page.begin(
 
 def choose_model() -> None:
     models = offered()
-    keys = list(dict.fromkeys([*models, session.model_key()]))
+    names = list(dict.fromkeys([*models, session.model_key()]))
     choice, load = st.columns([3, 1.4], vertical_alignment="bottom")
     key = choice.selectbox(
         "Model",
-        keys,
-        index=keys.index(session.model_key()),
+        names,
+        index=names.index(session.model_key()),
         format_func=title_of,
         help="Whose edges are scored. The teaching model answers at once and is good to learn with; take a real one "
         "for real questions. Weights are fetched the first time a model is used, and kept.",
@@ -44,7 +44,7 @@ def choose_model() -> None:
     if hub_allowed():
         named = st.text_input(
             "Or any model of the Hugging Face hub",
-            key="hub",
+            key=keys.HUB,
             on_change=take_named,
             placeholder="owner/name",
             help="For models that are not in the list, such as `roneneldan/TinyStories-33M`. The page says so if an "
@@ -53,7 +53,7 @@ def choose_model() -> None:
         if named and not is_hub_id(named):
             st.error(markdown.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
     if key != session.model_key():
-        st.session_state["model"] = key
+        st.session_state[keys.MODEL] = key
         st.rerun()  # the sidebar stands above
     entry, known = models.get(key), key in session.cards()
     label = "Load model" if entry is None or is_here(key) or not entry.download else f"Download ({entry.download} MB)"
@@ -80,8 +80,8 @@ def choose_model() -> None:
 
 def take_named() -> None:
     """Use the hub's model that was just named; what is chosen from the list later counts again."""
-    if is_hub_id(named := st.session_state["hub"].strip()):
-        st.session_state["model"] = named
+    if is_hub_id(named := st.session_state[keys.HUB].strip()):
+        st.session_state[keys.MODEL] = named
 
 
 def show_card(card: ModelCard) -> None:
@@ -94,11 +94,11 @@ def show_card(card: ModelCard) -> None:
 
 def edit() -> None:
     """The table. What was typed is taken over at each run of the script, so no page switch loses it."""
-    version = st.session_state.get("prompt_table", 0)
-    if f"table-{version}" not in st.session_state or "prompt_base" not in st.session_state:
-        st.session_state["prompt_base"] = to_table(session.prompts())
+    version = st.session_state.get(keys.PROMPT_TABLE, 0)
+    if f"table-{version}" not in st.session_state or keys.PROMPT_BASE not in st.session_state:
+        st.session_state[keys.PROMPT_BASE] = to_table(session.prompts())
     edited = st.data_editor(
-        st.session_state["prompt_base"],
+        st.session_state[keys.PROMPT_BASE],
         key=f"table-{version}",
         num_rows="dynamic",
         hide_index=True,
@@ -190,7 +190,7 @@ with settings[2]:
     st.selectbox(
         "BOS token before each prompt",
         session.BOS_CHOICES,
-        key="bos",
+        key=keys.BOS,
         persist_state="session",
         help="Some models were trained with a beginning-of-sequence token before every text, others never saw one. "
         "Leave it to the tokenizer unless you compare with a result that did otherwise.",
@@ -198,8 +198,8 @@ with settings[2]:
 request = CheckRequest(
     session.model_key(),
     session.prompts(),
-    st.session_state.get("dtype", "auto"),
-    st.session_state.get("device", "auto"),
+    st.session_state.get(keys.PRECISION, "auto"),
+    st.session_state.get(keys.DEVICE, "auto"),
     session.prepend_bos(),
     grad,
 )

@@ -16,7 +16,7 @@ from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import title_of
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from circuit.ui.frame import click, explain, job_panel, markdown, navigation, page, session
+from circuit.ui.frame import click, explain, job_panel, keys, markdown, navigation, page, session
 from circuit.ui.frame.page import ALL_ZERO
 from circuit.ui.frame.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
 from circuit.ui.prompts import tokens
@@ -64,7 +64,7 @@ RULES: dict[IntegrationRule, str] = {
 def choose_points() -> dict[str, float | int | str | None]:
     """Which mask values: exactly one of mask_val and integrated_grad_samples, by construction."""
     kind = st.radio(
-        "Method", list(METHODS), captions=list(METHODS.values()), key="kind", persist_state="session",
+        "Method", list(METHODS), captions=list(METHODS.values()), key=keys.KIND, persist_state="session",
         help="At which mask values the gradient is taken. Begin with edge attribution patching; take integrated "
         f"gradients where its circuit is not faithful. {explain.more('mask-value')}",
     )  # fmt: skip
@@ -72,18 +72,18 @@ def choose_points() -> dict[str, float | int | str | None]:
         return {"mask_val": 0.0, "integrated_grad_samples": None}
     if kind == ONE_POINT:
         value = st.slider(
-            "Mask value m", 0.0, 1.0, 0.5, 0.05, key="mask_val", persist_state="session",
+            "Mask value m", 0.0, 1.0, 0.5, 0.05, key=keys.MASK_VALUE, persist_state="session",
             help="How far all edges are ablated while the gradient is taken: 0 is the untouched model, 1 the fully "
             "ablated one.",
         )  # fmt: skip
         return {"mask_val": value, "integrated_grad_samples": None}
     n = st.slider(
-        "Samples N", 1, MOST_SAMPLES, 5, key="samples", persist_state="session",
+        "Samples N", 1, MOST_SAMPLES, 5, key=keys.SAMPLES, persist_state="session",
         help="Mask values to average over: one forward and backward pass each. Five do for most models; take more "
         "where the circuit changes when you do.",
     )  # fmt: skip
     rule = st.selectbox(
-        "Integration rule", list(RULES), key="integration_rule", persist_state="session",
+        "Integration rule", list(RULES), key=keys.RULE, persist_state="session",
         help="Which mask values are averaged, with which weights. Midpoint is the most accurate for its cost; take "
         "reference to compare with AutoCircuit's numbers.",
     )  # fmt: skip
@@ -100,7 +100,7 @@ def choose_loss() -> dict[str, str]:
     answer = st.selectbox(
         "Answer function",
         get_args(AnswerFunction),
-        key="answer",
+        key=keys.ANSWER_FUNCTION,
         persist_state="session",
         help="How the answers become one number a prompt; the loss is minus that number. Take avg_diff where there are "
         f"wrong answers, avg_val where there are none. {explain.more('answer-function')}",
@@ -114,7 +114,7 @@ def choose_ablation() -> dict[str, AblationType | str | None]:
         "Ablation type",
         list(ABLATIONS),
         format_func=lambda kind: str(kind).capitalize(),
-        key="ablation",
+        key=keys.ABLATION,
         persist_state="session",
         help="What replaces a part's activation along an ablated edge. Resample isolates what the two prompts differ "
         f"in: the usual choice. {explain.more('ablation')}",
@@ -124,7 +124,7 @@ def choose_ablation() -> dict[str, AblationType | str | None]:
         "Ablated activations come from",
         get_args(CleanCorrupt)[::-1],
         format_func=lambda side: f"{side} prompts",
-        key="side",
+        key=keys.SIDE,
         persist_state="session",
         horizontal=True,
         disabled=not ablation.reads_batch,
@@ -139,13 +139,13 @@ def choose_running() -> dict[str, object]:
     dtype = st.selectbox(
         "Precision",
         ["auto", "float32", "bfloat16", "float16"],
-        key="dtype",
+        key=keys.PRECISION,
         persist_state="session",
         help="Of the model's weights and activations. auto is float32 up to a billion parameters; bfloat16 halves the "
         "memory and is less exact. Scores always accumulate in float32.",
     )
     device = st.selectbox(
-        "Device", DEVICES, key="device", persist_state="session",
+        "Device", DEVICES, key=keys.DEVICE, persist_state="session",
         help="What computes: auto takes NVIDIA's GPU (cuda), else Apple's (mps), else the CPU. Choose one to keep the "
         "others free.",
     )  # fmt: skip
@@ -154,14 +154,14 @@ def choose_running() -> dict[str, object]:
         0,
         LARGEST_BATCH,
         0,
-        key="batch",
+        key=keys.BATCH_SIZE,
         persist_state="session",
         help="Prompts at a time; 0 chooses by free memory. Scores do not depend on it, but for the batch means, which "
         "need one.",
     )
     apart = st.toggle(
         "Positions apart",
-        key="apart",
+        key=keys.POSITIONS_APART,
         persist_state="session",
         help="Score every edge once a token position, to see where in the prompt something happens. Needs prompts of "
         f"one length, as the presets 'of one length' have. {explain.more('positions-apart')}",
@@ -169,7 +169,7 @@ def choose_running() -> dict[str, object]:
     held_out = st.select_slider(
         "Hold out",
         list(HELD_OUT),
-        key="held_out",
+        key=keys.HELD_OUT,
         persist_state="session",
         help="Pairs chosen at random that are not scored: circuits are then measured on pairs they do not stem from. "
         f"Do it before you believe a circuit, if there are a few dozen pairs. {explain.more('held-out')}",

@@ -17,7 +17,7 @@ from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked
 from circuit.plots.matrix import position_heatmap, score_matrix
 from circuit.plots.numbers import Reduce
 from circuit.runs.run import Run
-from circuit.ui.frame import address, navigation, page, session, share
+from circuit.ui.frame import address, keys, navigation, page, session, share
 from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.run.filters import edge_filter
 
@@ -175,7 +175,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
 
 def table(run: Run, shown: np.ndarray, words: str) -> None:
     st.subheader("Strongest edges", anchor=False)
-    n_rows = st.session_state.get("rows", 100)
+    n_rows = st.session_state.get(keys.ROWS, 100)
     edges = edge_table(run.graph, run.scores, shown[:n_rows], ranks=run.ranks)
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
@@ -194,7 +194,7 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
     )
     number, csv, parquet, _ = st.columns([1, 1, 1, 2.2], vertical_alignment="bottom")
     number.selectbox(
-        "Rows shown", [100, 300, 1000], key="rows", bind="query-params", persist_state="session",
+        "Rows shown", [100, 300, 1000], key=keys.ROWS, bind="query-params", persist_state="session",
         help="How many of the strongest edges the table shows. The files hold all of them.",
     )  # fmt: skip
     name = f"edges-{run.id[:8]}"
@@ -235,9 +235,9 @@ with controls:
     position: int | None = None
     if run.graph.seq_len is not None:
         words_of = ["All positions", *(f"{i} {token}" for i, token in enumerate(run.tokens))]
-        address.chosen("position", words_of)
+        address.chosen(keys.POSITION, words_of)
         choice = st.selectbox(
-            "Token position", words_of, key="position", bind="query-params", persist_state="session", width=190,
+            "Token position", words_of, key=keys.POSITION, bind="query-params", persist_state="session", width=190,
             help="Shows the edges at this token only; all positions are added up otherwise.",
         )  # fmt: skip
         position = None if choice == words_of[0] else words_of.index(choice) - 1
@@ -296,4 +296,4 @@ table(run, shown, filtered)
 navigation.next_step(navigation.CIRCUIT, "See the circuit")
 with share_at:
     share.share(run)
-address.remember(navigation.SCORES)
+address.keep(navigation.SCORES)

@@ -203,4 +203,4 @@ with beside:
 faithfulness.curve(run, choice, setting)
 with share_at:
     share.share(run)
-address.remember(navigation.CIRCUIT)
+address.keep(navigation.CIRCUIT)

@@ -13,7 +13,7 @@ from circuit.common.settings import settings
 from circuit.runs import export
 from circuit.runs.library import LONGEST_NAME, LONGEST_NOTE, RunEntry
 from circuit.runs.run import Run
-from circuit.ui.frame import click, explain, markdown, my_runs, navigation, page, session, shared_settings
+from circuit.ui.frame import click, explain, keys, markdown, my_runs, navigation, page, session, shared_settings
 
 page.begin(
     "5 · Runs",
@@ -163,7 +163,7 @@ def delete_now(entries: list[RunEntry]) -> None:
         try:
             library.delete(entry.id)
         except RunFileError as error:
-            st.session_state["notice"] = str(error)
+            st.session_state[keys.NOTICE] = str(error)
         else:
             session.forget_run(entry.id)
 
@@ -190,7 +190,7 @@ def take_in() -> None:
     largest = int(settings().largest_upload * 2**20)
     with st.expander("Take in a run that was made elsewhere", icon=":material/upload_file:"):
         file = st.file_uploader(
-            "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get('taken', 0)}",
+            "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get(keys.TAKEN_IN, 0)}",
             max_upload_size=math.ceil(settings().largest_upload),
             help="It is read as data: nothing in it is run. Its scores must be finite and fit its model's edges.",
         )  # fmt: skip
@@ -202,8 +202,8 @@ def take_in() -> None:
             st.error(markdown.plain(str(error)))
             return
         my_runs.add(run.id)
-        st.session_state["run"] = run
-        st.session_state["taken"] = st.session_state.get("taken", 0) + 1  # an empty uploader
+        session.look_at(run)
+        st.session_state[keys.TAKEN_IN] = st.session_state.get(keys.TAKEN_IN, 0) + 1  # an empty uploader
         shared_settings.say(f"The run of {run.config.prompts.name[:80]} was taken in, and is shown now.")
         st.rerun()
 

@@ -15,7 +15,19 @@ from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_s
 from circuit.runs.comparison import differing_settings, only_in, overlap, pairs_of, spearman, why_not_comparable
 from circuit.runs.faithfulness import Curve, curve_sizes
 from circuit.runs.run import Run
-from circuit.ui.frame import address, click, explain, job_panel, markdown, my_runs, navigation, page, session, share
+from circuit.ui.frame import (
+    address,
+    click,
+    explain,
+    job_panel,
+    keys,
+    markdown,
+    my_runs,
+    navigation,
+    page,
+    session,
+    share,
+)
 from circuit.ui.run.choice import default_size, sizes
 from circuit.ui.run.faithfulness import Setting
 
@@ -30,14 +42,14 @@ MOST = 6  # runs: more lines in a figure are hard to tell apart
 def choose_runs() -> list[Run]:
     """The runs that are compared: chosen here, or named by the address."""
     named = [run_id for run_id in st.query_params.get("runs", "").split(",") if run_id][:MOST]
-    if "compared" not in st.session_state:
-        shown = st.session_state.get("run")
-        st.session_state["compared"] = named or ([shown.id] if shown is not None else [])
-    elif named and st.session_state.get("named_runs") != named:
-        st.session_state["compared"] = named  # a link, or the button of 5 · Runs
+    if keys.COMPARED not in st.session_state:
+        shown = session.run_shown()
+        st.session_state[keys.COMPARED] = named or ([shown.id] if shown is not None else [])
+    elif named and st.session_state.get(keys.COMPARED_NAMED) != named:
+        st.session_state[keys.COMPARED] = named  # a link, or the button of 5 · Runs
     entries = {entry.id: entry for entry in my_runs.listing().entries}
-    runs = {run_id: run for run_id in st.session_state["compared"] if (run := opened(run_id)) is not None}
-    st.session_state["compared"] = list(runs)
+    runs = {run_id: run for run_id in st.session_state[keys.COMPARED] if (run := opened(run_id)) is not None}
+    st.session_state[keys.COMPARED] = list(runs)
     words = told_apart(
         {
             **{
@@ -48,12 +60,12 @@ def choose_runs() -> list[Run]:
         }
     )
     chosen = st.multiselect(
-        "Runs", list(words), format_func=words.__getitem__, key="compared", max_selections=MOST,
+        "Runs", list(words), format_func=words.__getitem__, key=keys.COMPARED, max_selections=MOST,
         persist_state="session", placeholder="Choose two or more runs",
         help=f"Up to {MOST} runs of one model. Make them on 2 · Attribute or Sweep, or take one in on 5 · Runs.",
     )  # fmt: skip
     address.put("runs", ",".join(chosen) or None)
-    st.session_state["named_runs"] = list(chosen)
+    st.session_state[keys.COMPARED_NAMED] = list(chosen)
     return [run for run_id in chosen if (run := runs.get(run_id) or opened(run_id)) is not None]
 
 
@@ -65,7 +77,7 @@ def told_apart(words: dict[str, str]) -> dict[str, str]:
 
 def opened(run_id: str) -> Run | None:
     """The run, read once a session; None with a word where it cannot be."""
-    known: dict[str, Run] = st.session_state.setdefault("compared_runs", {})
+    known: dict[str, Run] = st.session_state.setdefault(keys.COMPARED_RUNS, {})
     if run_id not in known:
         try:
             known[run_id] = session.stored(run_id)
@@ -122,11 +134,11 @@ def two_of(runs: list[Run], letters: list[str]) -> tuple[int, int]:
     if len(runs) == 2:
         return 0, 1
     pairs = {name: (one, other) for one, other, name in pairs_of(letters)}
-    address.chosen("pair", pairs)
-    if st.session_state.get("pair", next(iter(pairs))) not in pairs:  # of a run that is no longer compared
-        del st.session_state["pair"]
+    address.chosen(keys.COMPARED_PAIR, pairs)
+    if st.session_state.get(keys.COMPARED_PAIR, next(iter(pairs))) not in pairs:  # of a run that is no longer compared
+        del st.session_state[keys.COMPARED_PAIR]
     name = st.segmented_control(
-        "In detail", list(pairs), default=next(iter(pairs)), required=True, key="pair", bind="query-params",
+        "In detail", list(pairs), default=next(iter(pairs)), required=True, key=keys.COMPARED_PAIR, bind="query-params",
         persist_state="session", help="Which two runs the scatter plot and the lists of edges show.",
     )  # fmt: skip
     return pairs.get(name or "", (0, 1))
@@ -209,16 +221,17 @@ def curve_of(run: Run) -> tuple[Setting, str]:
 
 def choose_n(runs: list[Run]) -> int:
     n_edges = runs[0].graph.n_edges
-    asked = address.numbered("n", 1, n_edges)
-    now = st.session_state.get("n")
+    asked = address.numbered(keys.COMPARED_SIZE, 1, n_edges)
+    now = st.session_state.get(keys.COMPARED_SIZE)
     if now is not None and now > n_edges:  # chosen for a larger model
-        del st.session_state["n"]
+        del st.session_state[keys.COMPARED_SIZE]
         now = None
     options = sorted({*sizes(n_edges), *(n for n in (asked, now) if n)})
     return int(
         st.select_slider(
-            "Circuits of n strongest edges", options, value=default_size(runs[0]), key="n", bind="query-params",
-            persist_state="session", help="How many of each run's strongest edges are taken for its circuit.",
+            "Circuits of n strongest edges", options, value=default_size(runs[0]), key=keys.COMPARED_SIZE,
+            bind="query-params", persist_state="session",
+            help="How many of each run's strongest edges are taken for its circuit.",
         )
     )  # fmt: skip
 
@@ -265,4 +278,4 @@ differences(first, second, names, n)
 faithfulness(runs, letters, n)
 with share_at:
     share.share()
-address.remember(navigation.COMPARE)
+address.keep(navigation.COMPARE)

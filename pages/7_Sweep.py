@@ -19,7 +19,7 @@ from circuit.prompts.files import MOST_BYTES, read_file
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.run import RUN_ID
-from circuit.ui.frame import click, explain, job_panel, markdown, my_runs, page, session
+from circuit.ui.frame import click, explain, job_panel, keys, markdown, my_runs, page, session
 from circuit.ui.frame.server import job_server, visitor
 from circuit.ui.frame.shared_settings import HELD_OUT
 from circuit.ui.prompts import tokens
@@ -60,10 +60,10 @@ def choose_prompts() -> tuple[PromptSet, ...]:
 
 
 def choose_models() -> tuple[str, ...]:
-    keys = list(offered())
-    default = [session.model_key()] if session.model_key() in keys else []
+    names = list(offered())
+    default = [session.model_key()] if session.model_key() in names else []
     chosen = st.multiselect(
-        "Models", keys, default, format_func=title_of, key="sweep_models", persist_state="session",
+        "Models", names, default, format_func=title_of, key="sweep_models", persist_state="session",
         help="Precision and device are chosen for each model by itself.",
     )  # fmt: skip
     if fetched := [title_of(key) for key in chosen if not is_here(key)]:
@@ -170,7 +170,7 @@ if ready:
 
 def shown() -> Table | None:
     """The sweep that the address names, or the session's last."""
-    wanted = st.query_params.get("table") or st.session_state.get("sweep_table")
+    wanted = st.query_params.get("table") or st.session_state.get(keys.SWEEP_TABLE)
     if not wanted:
         return None
     try:
@@ -180,7 +180,7 @@ def shown() -> Table | None:
     except RunFileError as error:
         st.warning(f"{error} {explain.more('run')}")
         return None
-    st.session_state["sweep_table"] = st.query_params["table"] = table.id
+    st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
     return table
 
 
@@ -262,7 +262,7 @@ if click.button(
 ):  # fmt: skip
     try:
         table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
-        st.session_state["sweep_table"] = st.query_params["table"] = table.id
+        st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
         job_panel.hold("sweep", table.job)
         st.rerun()
     except CircuitError as error:

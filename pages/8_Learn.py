@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.ui.frame import address, page
+from circuit.ui.frame import address, keys, page
 from circuit.ui.lessons import by_hand, game, go_wrong, mask_slider, residual
 
 LESSONS = (residual, by_hand, mask_slider, game, go_wrong)
@@ -17,16 +17,16 @@ def open_lesson(number: int | None) -> None:
 
 
 number = address.numbered("lesson", 1, len(LESSONS), of="this page") or 1
-st.session_state["lesson_chosen"] = number
+st.session_state[keys.LESSON] = number
 st.segmented_control(
     "Lesson",
     range(1, len(LESSONS) + 1),
     format_func=lambda n: f"{n} · {LESSONS[n - 1].TITLE}",
-    key="lesson_chosen",
+    key=keys.LESSON,
     required=True,
     width="stretch",
     help="In any order; what a lesson shows is computed when it is opened.",
-    on_change=lambda: open_lesson(st.session_state["lesson_chosen"]),
+    on_change=lambda: open_lesson(st.session_state[keys.LESSON]),
 )
 LESSONS[number - 1].draw()
 back, _, on = st.columns([1, 2, 1])

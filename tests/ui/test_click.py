@@ -55,9 +55,9 @@ def test_a_click_is_not_lost_where_the_page_runs_again_before_the_button(at: App
 
 
 def test_a_click_is_let_go_where_its_button_is_not_drawn_for_long(at: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click, "_SECONDS", 0.0)
     at.session_state["away"] = True
     at.button(key="go").click().run()
-    monkeypatch.setattr(click, "_SECONDS", 0.0)
     at.session_state["away"] = False
     at.run()
     assert went(at) == 0

@@ -7,6 +7,8 @@
     keep_puts   call where a fragment runs the page again: what was just put is not taken back
     changed     whether a chart's or table's selection is a new one
     belongs_to  forget what was chosen in another run
+    keep        keep the page's address for links back to it
+    kept        the parameters of such a link
 
 Widgets that are bound (`bind="query-params"`, with the key as the parameter's name) keep the address by themselves, and
 replace the browser's history entry instead of adding one; what Streamlit drops as unusable is said here beforehand.
@@ -17,21 +19,13 @@ entries of their own, and "back" would need to be pressed twice.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import Any
 
 import streamlit as st
 
 from circuit.runs.run import Run
-from circuit.ui.frame import explain
-
-_OF_ONE_RUN = (
-    *("inputs", "from_layers", "to_layers", "from", "to", "sign", "min", "position", "rows"),
-    *("edges", "threshold", "share", "exact", "attention_row"),
-    *("measured_on", "fade"),
-)
-"""Keys of widgets that mean nothing in another run."""
+from circuit.ui.frame import explain, keys, memory
 
 _SECONDS = 8
 """How long a warning stays."""
@@ -67,10 +61,10 @@ def left_out(name: str) -> None:
 
 
 def _say(words: str) -> None:
-    """Warn now, and in the next seconds: a page may run again by itself before it has been seen."""
+    """Warn now, and in the next seconds."""
     words += f" {explain.more('address')}"
     st.warning(words)
-    st.session_state["left_out"] = (words, time.monotonic())
+    memory.remember("left-out", words, _SECONDS)
 
 
 def put(name: str, value: object | None) -> None:
@@ -78,7 +72,7 @@ def put(name: str, value: object | None) -> None:
     text = None if value is None else str(value)
     if st.query_params.get(name) != text:
         _write(name, text)
-        st.session_state.setdefault("puts", {})[name] = (text, time.monotonic())
+        memory.remember(f"put-{name}", (name, text), _ON_THE_WAY)
 
 
 def _write(name: str, text: str | None) -> None:
@@ -94,8 +88,8 @@ def keep_puts() -> None:
     A fragment's tick brings the address that the browser had when it sent it, and a page that the fragment then runs
     again would show that: as if the last click had not been.
     """
-    for name, (text, since) in st.session_state.get("puts", {}).items():
-        if time.monotonic() - since < _ON_THE_WAY and st.query_params.get(name) != text:
+    for name, text in memory.recall_all("put-"):
+        if st.query_params.get(name) != text:
             _write(name, text)
 
 
@@ -111,21 +105,20 @@ def changed(key: str, selection: Any) -> bool:
 
 def belongs_to(run: Run) -> None:
     """Call first: what was chosen in one run is forgotten when the session looks at another."""
-    if st.session_state.get("looked_at") not in (None, run.id):
-        for key in _OF_ONE_RUN:
+    if st.session_state.get(keys.LOOKED_AT) not in (None, run.id):
+        for key in keys.OF_ONE_RUN:
             st.session_state.pop(key, None)
-    st.session_state["looked_at"] = run.id
-    words, since = st.session_state.get("left_out", ("", 0.0))
-    if words and time.monotonic() - since < _SECONDS:
+    st.session_state[keys.LOOKED_AT] = run.id
+    if words := memory.recall("left-out"):
         st.warning(words)  # which ends with explain.more
 
 
-def remember(page: str) -> None:
+def keep(page: str) -> None:
     """Keep the page's address, for links back to it. Call last on the page."""
     st.session_state[f"address-{page}"] = st.query_params.to_dict()
 
 
-def recall(page: str, run_id: str) -> dict[str, str]:
+def kept(page: str, run_id: str) -> dict[str, str]:
     """The parameters for a link to the page, as it was left if it showed this run, or with the run alone."""
-    kept: dict[str, str] = st.session_state.get(f"address-{page}", {})
-    return kept if kept.get("run") == run_id else {"run": run_id}
+    left: dict[str, str] = st.session_state.get(f"address-{page}", {})
+    return left if left.get("run") == run_id else {"run": run_id}

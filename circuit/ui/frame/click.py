@@ -3,22 +3,23 @@
     if click.button("Run", key="run"):
         ...
 
-A page that runs itself again (`st.rerun`) before it reaches a button forgets the click that it ran for: Streamlit
-ends a click with the run that it began. That happens where a cell of a table is left by clicking the button, or a job
-ends at that moment. So the click is written down by the button's callback, which runs first of all, and read where the
-button stands. Every button that a page acts on is one of these, unless it acts in a callback of its own.
+A page that runs again by itself before it reaches a button forgets the click that it ran for: Streamlit ends a click
+with the run that it began. So the button's callback, which runs first of all, remembers the click
+(`circuit.ui.frame.memory`), and it is recalled where the button stands. Every button that a page acts on is one of
+these, unless it acts in a callback of its own.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from circuit.ui.frame import memory
+
 _SECONDS = 10.0
-"""How long a click waits for its page: whoever has left for another page by then does not want it any more."""
+"""How long a click waits for its page: a visitor who has left for another page by then no longer wants it."""
 
 
 def button(label: str, *, key: str, at: DeltaGenerator | None = None, **options: Any) -> bool:
@@ -35,9 +36,10 @@ def submit(label: str, *, key: str, **options: Any) -> bool:
 
 
 def _was_clicked(key: str) -> bool:
-    since = st.session_state.pop(f"clicked-{key}", None)
-    return since is not None and time.monotonic() - since < _SECONDS
+    clicked = memory.recall(f"clicked-{key}") is not None
+    memory.forget(f"clicked-{key}")
+    return clicked
 
 
 def _remember(key: str) -> None:
-    st.session_state[f"clicked-{key}"] = time.monotonic()
+    memory.remember(f"clicked-{key}", True, _SECONDS)

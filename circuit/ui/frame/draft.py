@@ -13,21 +13,21 @@ import streamlit as st
 
 from circuit.common.settings import runs_folder
 from circuit.runs.drafts import Draft, load_draft, save_draft
-from circuit.ui.frame import session, tour
+from circuit.ui.frame import keys, session, tour
 
 
 def sync() -> None:
     """Call at the start of every page: take the draft from the address, or write what has changed since."""
     folder = runs_folder() / "drafts"
-    if "draft" not in st.session_state:
-        st.session_state["draft"] = (st.query_params.get("draft"), _restored(folder))
-    draft_id, saved = st.session_state["draft"]
-    now = Draft(*tour.own(), st.session_state.get("bos", session.BOS_CHOICES[0]), tour.left_at())
+    if keys.DRAFT not in st.session_state:
+        st.session_state[keys.DRAFT] = (st.query_params.get("draft"), _restored(folder))
+    draft_id, saved = st.session_state[keys.DRAFT]
+    now = Draft(*tour.own(), st.session_state.get(keys.BOS, session.BOS_CHOICES[0]), tour.left_at())
     if now != saved:
-        if not st.session_state.get("draft_is_own"):
-            draft_id, st.session_state["draft_is_own"] = uuid.uuid4().hex, True
+        if not st.session_state.get(keys.DRAFT_IS_OWN):
+            draft_id, st.session_state[keys.DRAFT_IS_OWN] = uuid.uuid4().hex, True
         save_draft(folder, draft_id, now)
-        st.session_state["draft"] = (draft_id, now)
+        st.session_state[keys.DRAFT] = (draft_id, now)
     if draft_id and st.query_params.get("draft") != draft_id:
         st.query_params["draft"] = draft_id
 
@@ -37,7 +37,7 @@ def _restored(folder: Path) -> Draft:
     found = load_draft(folder, st.query_params.get("draft", ""))
     untouched = not {"model", "prompts", "bos"} & set(st.session_state)
     if found is not None and untouched and found.bos in session.BOS_CHOICES:
-        st.session_state["model"], st.session_state["prompts"], st.session_state["bos"] = (
+        st.session_state[keys.MODEL], st.session_state[keys.PROMPTS], st.session_state[keys.BOS] = (
             found.model,
             found.prompts,
             found.bos,

@@ -31,6 +31,7 @@ from circuit.common.files import expire, write_whole
 from circuit.common.settings import runs_folder, settings
 from circuit.runs.library import Listing, RunLibrary
 from circuit.runs.run import RUN_ID, Run
+from circuit.ui.frame import keys
 
 _KEPT = 180 * 24 * 3600.0
 _MOST_KEPT = 2000
@@ -43,7 +44,7 @@ def library() -> RunLibrary:
 
 def keeper() -> Callable[[Run], None]:
     """A function for a job: save a run and list it as this session's, whether or not a browser still waits for it."""
-    runs, mine = library(), st.session_state.get("mine")
+    runs, mine = library(), st.session_state.get(keys.MINE)
     if mine is not None:
         st.query_params["mine"] = mine  # who comes back to this address finds the list
 
@@ -91,7 +92,7 @@ def _is_this_machine(host: str | None) -> bool:
 
 def own() -> list[str]:
     """Ids of the runs that this session has made, or taken in from a file."""
-    return st.session_state.setdefault("own_runs", [])
+    return st.session_state.setdefault(keys.OWN_RUNS, [])
 
 
 def add(run_id: str) -> None:
@@ -110,13 +111,13 @@ def sync() -> None:
     """Call at the start of every page: find the session's runs again, and keep their address."""
     if lists_all():
         return
-    if "mine" not in st.session_state:
+    if keys.MINE not in st.session_state:
         found = st.query_params.get("mine", "")
-        st.session_state["mine"] = found if RUN_ID.fullmatch(found) else uuid.uuid4().hex
-    written = _read(runs_folder(), st.session_state["mine"])  # a job may have added one since
-    st.session_state["own_runs"] = list(dict.fromkeys([*written, *own()]))
-    if own() and st.query_params.get("mine") != st.session_state["mine"]:
-        st.query_params["mine"] = st.session_state["mine"]
+        st.session_state[keys.MINE] = found if RUN_ID.fullmatch(found) else uuid.uuid4().hex
+    written = _read(runs_folder(), st.session_state[keys.MINE])  # a job may have added one since
+    st.session_state[keys.OWN_RUNS] = list(dict.fromkeys([*written, *own()]))
+    if own() and st.query_params.get("mine") != st.session_state[keys.MINE]:
+        st.query_params["mine"] = st.session_state[keys.MINE]
 
 
 def _with(run_id: str) -> Callable[[list[str]], list[str]]:
@@ -125,7 +126,7 @@ def _with(run_id: str) -> Callable[[list[str]], list[str]]:
 
 
 def _change(change: Callable[[list[str]], list[str]]) -> None:
-    if (mine := st.session_state.get("mine")) is not None:
+    if (mine := st.session_state.get(keys.MINE)) is not None:
         _rewrite(runs_folder(), mine, change)
 
 

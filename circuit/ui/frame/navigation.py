@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.ui.frame import address, click
+from circuit.ui.frame import address, click, keys, session
 
 LANDING, PROMPTS, ATTRIBUTE = "app.py", "pages/1_Prompts.py", "pages/2_Attribute.py"
 SCORES, CIRCUIT = "pages/3_Scores.py", "pages/4_Circuit.py"
@@ -24,10 +24,6 @@ PAGES = (
 )
 
 
-TOUR_STEP = "tour_step"
-"""Where the session keeps the step of the tour that it is at, counted from 0."""
-
-
 def next_step(page: str, label: str) -> None:
     """The one obvious way on."""
     title = next(title for target, title, _ in PAGES if target == page)
@@ -38,26 +34,26 @@ def next_step(page: str, label: str) -> None:
 
 def go(page: str) -> None:
     """Switch to a page, with all that its address says, or show this one anew."""
-    if page != st.session_state.get("here"):
+    if page != st.session_state.get(keys.HERE):
         st.switch_page(page, query_params=parameters(page))
     # This page's widgets hold their part of the address, and Streamlit lets nobody else write it.
     for name, value in tour_step().items():
         st.query_params[name] = value
-    if "run" not in st.session_state:
+    if keys.RUN not in st.session_state:
         st.query_params.pop("run", None)
     st.rerun()
 
 
 def parameters(page: str) -> dict[str, str]:
     """What a link to the page carries: the run it shows, what was chosen there, and the step of the tour."""
-    run = st.session_state.get("run")
-    of_run = address.recall(page, run.id) if run is not None and page in (SCORES, CIRCUIT) else {}
+    run = session.run_shown()
+    of_run = address.kept(page, run.id) if run is not None and page in (SCORES, CIRCUIT) else {}
     return {name: value for name, value in of_run.items() if name != "tour"} | tour_step()
 
 
 def tour_step() -> dict[str, str]:
     """What links between pages carry of the tour."""
-    return {"tour": str(st.session_state[TOUR_STEP] + 1)} if TOUR_STEP in st.session_state else {}
+    return {"tour": str(st.session_state[keys.TOUR_STEP] + 1)} if keys.TOUR_STEP in st.session_state else {}
 
 
 def need_run() -> None:

@@ -10,7 +10,7 @@ from circuit.common.errors import SettingsError
 from circuit.common.settings import settings
 from circuit.common.words import counted
 from circuit.models.catalogue import title_of
-from circuit.ui.frame import draft, explain, job_panel, my_runs, session, shared_settings, tour
+from circuit.ui.frame import draft, explain, job_panel, keys, my_runs, session, shared_settings, tour
 from circuit.ui.frame.markdown import plain
 from circuit.ui.frame.navigation import LANDING, PAGES, parameters
 from circuit.ui.frame.server import job_server
@@ -50,11 +50,11 @@ def begin(title: str, lead: str) -> None:
     session.find_run()  # the page says so where it cannot be shown
     st.header(title, anchor=False)
     st.markdown(lead)
-    if notice := st.session_state.pop("notice", None):
+    if notice := st.session_state.pop(keys.NOTICE, None):
         st.warning(f"{notice} {explain.more('run')}")
     shared_settings.show_said()
     _sidebar()
-    here = st.session_state["here"] = next((target for target, label, _ in PAGES if label == title), LANDING)
+    here = st.session_state[keys.HERE] = next((target for target, label, _ in PAGES if label == title), LANDING)
     tour.card(here)
 
 
@@ -99,7 +99,7 @@ def _sidebar() -> None:
         st.caption(f"**Model**  \n{plain(title_of(session.model_key()))}")
         prompts = session.prompts()
         st.caption(f"**Prompts**  \n{plain(prompts.name)}, {counted(len(prompts), 'pair')}")
-        run = st.session_state.get("run")
+        run = session.run_shown()
         if run is not None:
             st.caption(f"**Run shown**  \n{plain(run.caption)}")
         if st.user.get("is_logged_in"):

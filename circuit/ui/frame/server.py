@@ -10,6 +10,7 @@ import streamlit as st
 
 from circuit.common.settings import settings
 from circuit.jobs.limits import check_request
+from circuit.ui.frame import keys
 from circuit.workers.cluster import default_devices
 from circuit.workers.server import JobServer
 
@@ -53,4 +54,4 @@ def computing_on() -> str:
 def visitor() -> str:
     """Whose jobs this session's are: the signed-in visitor's, or the session's own."""
     signed_in = st.user.get("sub") if st.user.get("is_logged_in") else None
-    return str(signed_in or st.session_state.setdefault("visitor", uuid.uuid4().hex))
+    return str(signed_in or st.session_state.setdefault(keys.VISITOR, uuid.uuid4().hex))

@@ -22,7 +22,7 @@ from circuit.prompts.pairs import PromptSet
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import Curve
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, my_runs
+from circuit.ui.frame import explain, keys, my_runs
 
 if TYPE_CHECKING:
     from circuit.models.load import ModelCard
@@ -39,32 +39,32 @@ BOS_CHOICES = ("As the tokenizer does", "Yes", "No")
 
 def model_key() -> str:
     """The model chosen on the prompts page; another where the owner does not allow it, or any longer."""
-    key = st.session_state.setdefault("model", EXAMPLE.model)
+    key = st.session_state.setdefault(keys.MODEL, EXAMPLE.model)
     if key in known() and not is_allowed(key):
-        key = st.session_state["model"] = next(iter(offered()), key)
+        key = st.session_state[keys.MODEL] = next(iter(offered()), key)
     return key
 
 
 def cards() -> dict[str, ModelCard]:
     """What is known of the models that this session has loaded, by key."""
-    return st.session_state.setdefault("cards", {})
+    return st.session_state.setdefault(keys.CARDS, {})
 
 
 def prompts() -> PromptSet:
     """The prompts that this session works on."""
-    return st.session_state.setdefault("prompts", EXAMPLE.prompts)
+    return st.session_state.setdefault(keys.PROMPTS, EXAMPLE.prompts)
 
 
 def set_prompts(new: PromptSet) -> None:
     """Work on other prompts: the table starts over from them."""
-    st.session_state["prompts"] = new
-    st.session_state["prompt_table"] = st.session_state.get("prompt_table", 0) + 1
+    st.session_state[keys.PROMPTS] = new
+    st.session_state[keys.PROMPT_TABLE] = st.session_state.get(keys.PROMPT_TABLE, 0) + 1
 
 
 def put_prompts(new: PromptSet) -> None:
     """Work on other prompts; those there were can be brought back."""
     if (before := prompts()).pairs and before.pairs != new.pairs:
-        st.session_state["former_prompts"] = before
+        st.session_state[keys.FORMER_PROMPTS] = before
     set_prompts(new)
 
 
@@ -76,20 +76,20 @@ def replace_prompts(new: PromptSet) -> None:
 
 def work_on(model: str, new: PromptSet) -> None:
     """Work on another model and other prompts, from the next page on; the prompts there were can be brought back."""
-    st.session_state["model"] = model
+    st.session_state[keys.MODEL] = model
     put_prompts(new)
 
 
 def former_prompts() -> PromptSet | None:
     """The prompts that were replaced last."""
-    return st.session_state.get("former_prompts")
+    return st.session_state.get(keys.FORMER_PROMPTS)
 
 
 def take_edit(after: PromptSet, *, start_over: bool = False) -> None:
     """Take over what was typed into the table, which goes on as it is unless it is to start over."""
     before = prompts()
     if after.pairs != before.pairs:  # captions must not call other prompts by a preset's name
-        st.session_state["prompts"] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
+        st.session_state[keys.PROMPTS] = replace(after, name=before.name.removesuffix(EDITED) + EDITED)
     if start_over:
         set_prompts(prompts())
 
@@ -100,19 +100,21 @@ EDITED = " (edited)"
 def choose_grad_function(help_text: str) -> GradFunction:
     """The choice of a grad function: one for all pages."""
     choices = get_args(GradFunction)
-    now = choices.index(st.session_state.get("grad_function", "logit"))
-    st.session_state["grad_function"] = st.selectbox("Grad function", choices, index=now, key="grad", help=help_text)
-    return st.session_state["grad_function"]
+    now = choices.index(st.session_state.get(keys.GRAD_FUNCTION, "logit"))
+    st.session_state[keys.GRAD_FUNCTION] = st.selectbox(
+        "Grad function", choices, index=now, key=keys.GRAD_WIDGET, help=help_text
+    )
+    return st.session_state[keys.GRAD_FUNCTION]
 
 
 def reset_bos() -> None:
     """Leave the BOS token to the tokenizer."""
-    st.session_state["bos"] = BOS_CHOICES[0]
+    st.session_state[keys.BOS] = BOS_CHOICES[0]
 
 
 def prepend_bos() -> bool | None:
     """Whether prompts start with a BOS token; None leaves it to the model's own tokenizer."""
-    return {"Yes": True, "No": False}.get(st.session_state.get("bos", BOS_CHOICES[0]))
+    return {"Yes": True, "No": False}.get(st.session_state.get(keys.BOS, BOS_CHOICES[0]))
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def show_run(run: Run) -> None:
     """Look at a run that has just finished. The server has saved it already, if it could; else try again."""
     keep_run(run)
     my_runs.add(run.id)
-    st.session_state["run"] = run
+    look_at(run)
     st.query_params["run"] = run.id
 
 
@@ -132,7 +134,7 @@ def keep_run(run: Run) -> None:
         my_runs.library().save(run)
     except RunFileError as error:
         unsaved()[run.id] = run
-        st.session_state["notice"] = (
+        st.session_state[keys.NOTICE] = (
             f"{error} The run stays here until you close this tab: save it again, or download it, on 5 · Runs."
         )
     else:
@@ -141,14 +143,24 @@ def keep_run(run: Run) -> None:
 
 def unsaved() -> dict[str, Run]:
     """Runs that could not be written, by id."""
-    return st.session_state.setdefault("unsaved", {})
+    return st.session_state.setdefault(keys.UNSAVED, {})
+
+
+def run_shown() -> Run | None:
+    """The run that the session looks at."""
+    return st.session_state.get(keys.RUN)
+
+
+def look_at(run: Run) -> None:
+    """Look at a run."""
+    st.session_state[keys.RUN] = run
 
 
 def current_run() -> Run | None:
     """The run that the session looks at, or that the address names; a warning where it cannot be shown."""
     if (why := find_run()) is not None:
         st.warning(f"The run that the address names cannot be shown. {why} {explain.more('run')}")
-    run: Run | None = st.session_state.get("run")
+    run = run_shown()
     if run is not None and st.query_params.get("run") != run.id:
         st.query_params["run"] = run.id
     return run
@@ -156,10 +168,10 @@ def current_run() -> Run | None:
 
 def find_run() -> str | None:
     """Look at the run that the address names, if it names one; else why it cannot be shown."""
-    wanted, run = st.query_params.get("run"), st.session_state.get("run")
+    wanted, run = st.query_params.get("run"), run_shown()
     if wanted and (run is None or run.id != wanted):
         try:
-            st.session_state["run"] = stored(wanted)
+            look_at(stored(wanted))
         except RunFileError as error:
             return str(error)
     return None
@@ -168,9 +180,9 @@ def find_run() -> str | None:
 def open_run(run_id: str) -> bool:
     """Look at a stored run; says whether it can be."""
     try:
-        st.session_state["run"] = stored(run_id)
+        look_at(stored(run_id))
     except RunFileError as error:
-        st.session_state["notice"] = f"That run cannot be shown. {error}"
+        st.session_state[keys.NOTICE] = f"That run cannot be shown. {error}"
         return False
     return True
 
@@ -190,14 +202,14 @@ def forget_run(run_id: str) -> None:
     """Look no longer at a run that has been deleted."""
     unsaved().pop(run_id, None)
     my_runs.remove(run_id)
-    if (run := st.session_state.get("run")) is not None and run.id == run_id:
-        del st.session_state["run"]
+    if (run := run_shown()) is not None and run.id == run_id:
+        del st.session_state[keys.RUN]
         st.query_params.pop("run", None)
 
 
 def curves(run: Run) -> dict[str, Curve]:
     """What circuits of this run were measured to keep, by setting; kept in a file beside the run's."""
-    known: dict[str, dict[str, Curve]] = st.session_state.setdefault("curves", {})
+    known: dict[str, dict[str, Curve]] = st.session_state.setdefault(keys.CURVES, {})
     if run.id not in known:
         known[run.id] = _kept_curves(run)
     return known[run.id]
@@ -234,9 +246,9 @@ def _write_curves(run: Run, known: dict[str, Curve]) -> None:
         content = json.dumps({name: curve.to_dict() for name, curve in known.items()})
         write_whole(library.curves_file(run.id), lambda part: part.write_text(content))
     except OSError:
-        st.session_state["notice"] = "What was measured could not be saved: it stays here until you close this page."
+        st.session_state[keys.NOTICE] = "What was measured could not be saved: it stays here until you close this page."
 
 
 def effects(run: Run) -> dict[int, float]:
     """What ablating single edges of this run really did, by number of edge."""
-    return st.session_state.setdefault("effects", {}).setdefault(run.id, {})
+    return st.session_state.setdefault(keys.EFFECTS, {}).setdefault(run.id, {})

@@ -8,7 +8,6 @@ What the forms cannot show is left out, with a word: a link may ask for anything
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import streamlit as st
@@ -19,7 +18,7 @@ from circuit.edges.method import Method
 from circuit.models.catalogue import is_allowed, title_of
 from circuit.runs.config import RunConfig
 from circuit.runs.links import read_settings
-from circuit.ui.frame import explain, markdown, session
+from circuit.ui.frame import explain, keys, markdown, memory, session
 
 MOST_SAMPLES = 30
 HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
@@ -47,13 +46,13 @@ def use(config: RunConfig, source: str) -> None:
     """Fill the forms. Call before any of their widgets is drawn on this page; `source` is what to call the origin."""
     missing: list[str] = []
     if is_allowed(config.model):
-        st.session_state["model"] = config.model
+        st.session_state[keys.MODEL] = config.model
         model = title_of(config.model)
     else:
         missing.append(f"the model {config.model[:60]!r}, which this server does not offer")
         model = title_of(session.model_key())
     session.put_prompts(config.prompts)
-    st.session_state["bos"] = {None: session.BOS_CHOICES[0], True: "Yes", False: "No"}[config.prepend_bos]
+    st.session_state[keys.BOS] = {None: session.BOS_CHOICES[0], True: "Yes", False: "No"}[config.prepend_bos]
     _use_method(config.method, missing)
     _use_running(config, missing)
     pairs = counted(len(config.prompts), "prompt pair")
@@ -64,51 +63,50 @@ def use(config: RunConfig, source: str) -> None:
 
 
 def say(words: str, *, good: bool = True) -> None:
-    """Tell what has just been taken over, at the top of the page, now and in the next seconds: a page may run again by
-    itself before it has been read."""
-    st.session_state["taken_over"] = (words, good, time.monotonic())
+    """Tell what has just been taken over, at the top of the page, now and in the next seconds."""
+    memory.remember("adopted", (words, good), _SECONDS)
 
 
 def show_said() -> None:
-    words, good, since = st.session_state.get("taken_over", ("", True, -_SECONDS))
-    if words and time.monotonic() - since < _SECONDS:
+    if said := memory.recall("adopted"):
+        words, good = said
         words = markdown.plain(words)  # prompts and names may hold any of markdown's marks
         st.success(words, icon=":material/input:") if good else st.warning(f"{words} {explain.more('address')}")
 
 
 def _use_method(method: Method, missing: list[str]) -> None:
-    state: dict[str, Any] = {"answer": method.answer_function, "ablation": method.ablation_type}
+    state: dict[str, Any] = {keys.ANSWER_FUNCTION: method.answer_function, keys.ABLATION: method.ablation_type}
     if method.clean_corrupt is not None:
-        state["side"] = method.clean_corrupt
+        state[keys.SIDE] = method.clean_corrupt
     if method.mask_val is not None:
-        state["kind"] = EAP if method.mask_val == 0 else ONE_POINT
+        state[keys.KIND] = EAP if method.mask_val == 0 else ONE_POINT
         if method.mask_val:
-            state["mask_val"] = float(method.mask_val)
+            state[keys.MASK_VALUE] = float(method.mask_val)
     else:
         n = method.integrated_grad_samples or 1
         state |= {
-            "kind": INTEGRATED, "samples": min(n, MOST_SAMPLES), "integration_rule": method.integration_rule,
+            keys.KIND: INTEGRATED, keys.SAMPLES: min(n, MOST_SAMPLES), keys.RULE: method.integration_rule,
         }  # fmt: skip
         if n > MOST_SAMPLES:
             missing.append(f"{n:,} samples, of which the page offers {MOST_SAMPLES}")
-    st.session_state["grad_function"] = state["grad"] = method.grad_function
+    st.session_state[keys.GRAD_FUNCTION] = st.session_state[keys.GRAD_WIDGET] = method.grad_function
     st.session_state.update(state)
 
 
 def _use_running(config: RunConfig, missing: list[str]) -> None:
-    state: dict[str, Any] = {"dtype": config.dtype, "apart": config.keep_positions}
+    state: dict[str, Any] = {keys.PRECISION: config.dtype, keys.POSITIONS_APART: config.keep_positions}
     if config.device in DEVICES:
-        state["device"] = config.device
+        state[keys.DEVICE] = config.device
     else:
         missing.append(f"the device {config.device[:20]!r}")
     if (size := config.batch_size or 0) <= LARGEST_BATCH:
-        state["batch"] = size
+        state[keys.BATCH_SIZE] = size
     else:
         missing.append(f"the batch size {size:,}, of which the page offers {LARGEST_BATCH}")
     share = next((words for words, value in HELD_OUT.items() if value == config.held_out), None)
     if share is None:
         missing.append(f"holding out {config.held_out:.0%}, which the page does not offer")
-    state["held_out"] = share or "none"
+    state[keys.HELD_OUT] = share or "none"
     if config.split_seed:
         missing.append(f"the seed {config.split_seed} of the split into scored and held-out pairs: the page uses 0")
     st.session_state.update(state)

@@ -25,11 +25,10 @@ from circuit.prompts.pairs import PromptSet
 from circuit.runs.config import RunConfig
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
-from circuit.ui.frame import click, explain, job_panel, navigation, session
+from circuit.ui.frame import click, explain, job_panel, keys, navigation, session
 
 EXAMPLE = EXAMPLES["teaching-ioi"]
 _SLOT = "tour"
-_LEFT, _BEFORE = "tour_left_at", "tour_before"
 
 
 @dataclass(frozen=True)
@@ -105,28 +104,28 @@ STEPS = (
 
 def start(at: int = 0) -> None:
     """Begin, or go on at a step (counted from 0)."""
-    if navigation.TOUR_STEP not in st.session_state:
-        run: Run | None = st.session_state.get("run")
-        st.session_state[_BEFORE] = (session.model_key(), session.prompts(), run)
+    if keys.TOUR_STEP not in st.session_state:
+        run = session.run_shown()
+        st.session_state[keys.TOUR_BEFORE] = (session.model_key(), session.prompts(), run)
         if run is not None and run.config != EXAMPLE.config:
-            del st.session_state["run"]
+            del st.session_state[keys.RUN]
     _go(at)
 
 
 def offered() -> bool:
     """Whether it can be taken now: the owner lets its model be used, and it is not being taken already."""
-    return is_allowed(EXAMPLE.config.model) and navigation.TOUR_STEP not in st.session_state
+    return is_allowed(EXAMPLE.config.model) and keys.TOUR_STEP not in st.session_state
 
 
 def left_at() -> int:
     """The step (counted from 0) that it was left at, 0 where it was not."""
-    return st.session_state.get(_LEFT, 0)
+    return st.session_state.get(keys.TOUR_LEFT_AT, 0)
 
 
 def resume_at(step: int) -> None:
     """Offer to go on at a step (counted from 0) that it was left at before a reload."""
     if 0 < step < len(STEPS):
-        st.session_state[_LEFT] = step
+        st.session_state[keys.TOUR_LEFT_AT] = step
 
 
 def button(place: str) -> None:
@@ -147,13 +146,13 @@ def card(here: str) -> None:
     """Draw the card of the step that the session is at, on its page; on others, the way back to it."""
     named = st.query_params.get("tour", "")
     if offered() and named in map(str, range(1, len(STEPS) + 1)):  # a reload, or a link
-        st.session_state[_BEFORE] = (session.model_key(), session.prompts(), None)
-        st.session_state[navigation.TOUR_STEP] = int(named) - 1
+        st.session_state[keys.TOUR_BEFORE] = (session.model_key(), session.prompts(), None)
+        st.session_state[keys.TOUR_STEP] = int(named) - 1
         _take_example()
         st.rerun()  # the sidebar stands above
-    if navigation.TOUR_STEP not in st.session_state:
+    if keys.TOUR_STEP not in st.session_state:
         return
-    at = st.session_state[navigation.TOUR_STEP]
+    at = st.session_state[keys.TOUR_STEP]
     step = STEPS[at]
     with st.container(border=True, key="tour-card"):
         if here == step.page:
@@ -216,11 +215,11 @@ def _run() -> Run | None:
 
 
 def _shown() -> Run | None:
-    return session.current_run() if "run" in st.query_params else st.session_state.get("run")
+    return session.current_run() if "run" in st.query_params else session.run_shown()
 
 
 def _go(at: int) -> None:
-    st.session_state[navigation.TOUR_STEP] = at
+    st.session_state[keys.TOUR_STEP] = at
     _take_example()
     job_panel.forget_error(_SLOT)
     navigation.go(STEPS[at].page)
@@ -229,9 +228,9 @@ def _go(at: int) -> None:
 def own() -> tuple[str, PromptSet]:
     """The visitor's own model and prompts: what he works on, or did before the tour. Who came with nothing of his own
     owns what he has made of the example."""
-    if _BEFORE not in st.session_state:
+    if keys.TOUR_BEFORE not in st.session_state:
         return session.model_key(), session.prompts()
-    model, prompts, _ = st.session_state[_BEFORE]
+    model, prompts, _ = st.session_state[keys.TOUR_BEFORE]
     if _edited() and not _is_own(model, prompts):
         return session.model_key(), session.prompts()
     return model, prompts
@@ -248,36 +247,36 @@ def _is_own(model: str, prompts: PromptSet) -> bool:
 
 def _take_example() -> None:
     """Its model and prompts, for 1 · Prompts and 2 · Attribute to show."""
-    (_, prompts, run), now = st.session_state[_BEFORE], session.prompts()
+    (_, prompts, run), now = st.session_state[keys.TOUR_BEFORE], session.prompts()
     if _edited() and now.pairs != prompts.pairs:  # the visitor's work on the example: to be brought back
-        st.session_state[_BEFORE] = (*own(), run)
+        st.session_state[keys.TOUR_BEFORE] = (*own(), run)
         session.put_prompts(EXAMPLE.config.prompts)
     elif _edited():
         session.set_prompts(EXAMPLE.config.prompts)
-    st.session_state["model"] = EXAMPLE.config.model
+    st.session_state[keys.MODEL] = EXAMPLE.config.model
 
 
 def _leave() -> None:
-    st.session_state[_LEFT] = st.session_state[navigation.TOUR_STEP]
+    st.session_state[keys.TOUR_LEFT_AT] = st.session_state[keys.TOUR_STEP]
     _end()
 
 
 def _finish() -> None:
-    st.session_state.pop(_LEFT, None)
+    st.session_state.pop(keys.TOUR_LEFT_AT, None)
     _end()
 
 
 def _end() -> None:
     """What the tour looked at gives way to what there was before, if that was somebody's own."""
-    del st.session_state[navigation.TOUR_STEP]
+    del st.session_state[keys.TOUR_STEP]
     st.query_params.pop("tour", None)
-    (model, prompts), (*_, run) = own(), st.session_state[_BEFORE]
-    del st.session_state[_BEFORE]
+    (model, prompts), (*_, run) = own(), st.session_state[keys.TOUR_BEFORE]
+    del st.session_state[keys.TOUR_BEFORE]
     if _is_own(model, prompts) or run is not None:
-        st.session_state["model"] = model
+        st.session_state[keys.MODEL] = model
         put = session.put_prompts if _edited() else session.set_prompts  # a last edit can be brought back
         put(prompts)
     if run is not None:
-        st.session_state["run"] = run
+        session.look_at(run)
         if "run" in st.query_params:
             st.query_params["run"] = run.id

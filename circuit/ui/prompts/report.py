@@ -19,7 +19,7 @@ from circuit.prompts.checks import KINDS, check_bos
 from circuit.prompts.encode import Encoded, mended
 from circuit.prompts.pairs import PromptPair
 from circuit.prompts.verdicts import INTERVAL, PairResult, Summary, Verdict, listed, verdicts
-from circuit.ui.frame import click, explain, markdown, page, session
+from circuit.ui.frame import click, explain, keys, markdown, page, session
 from circuit.ui.prompts import tokens
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def settings_of(request: CheckRequest) -> CheckRequest:
 
 def results_for(request: CheckRequest) -> dict[PromptPair, PairResult]:
     """What this session has measured with the same settings, by pair: so only edited rows are measured again."""
-    measured = st.session_state.setdefault("measured", {})
+    measured = st.session_state.setdefault(keys.CHECKED, {})
     return measured.setdefault(settings_of(request), {})
 
 
@@ -157,7 +157,7 @@ def choose_row(source: str, picked: int | None) -> None:
     if picked != st.session_state.get(f"picked-{source}"):
         st.session_state[f"picked-{source}"] = picked
         if picked is not None:
-            st.session_state["row_wanted"] = picked + 1
+            st.session_state[keys.ROW_WANTED] = picked + 1
             st.rerun()
 
 
@@ -165,7 +165,7 @@ def show_row(checked: Encoded, words: PromptTokenizer, results: dict[int, PairRe
     """One row: its tokens, what is wrong with it, what the model says."""
     row = chosen_row(len(checked.rows))
     st.number_input(
-        "Row looked at", 1, len(checked.rows), key="row", width=160,
+        "Row looked at", 1, len(checked.rows), key=keys.ROW, width=160,
         help="Shows this pair token by token, and what the model says. A click on a point of the plot or a row of the "
         "table below chooses one, too.",
     )  # fmt: skip
@@ -181,9 +181,9 @@ def show_row(checked: Encoded, words: PromptTokenizer, results: dict[int, PairRe
 
 def chosen_row(n: int) -> int:
     """The row looked at, counted from 0; called before its widget is drawn."""
-    wanted = st.session_state.pop("row_wanted", st.session_state.get("row", 1))
-    st.session_state["row"] = min(max(1, wanted), n)
-    return st.session_state["row"] - 1
+    wanted = st.session_state.pop(keys.ROW_WANTED, st.session_state.get(keys.ROW, 1))
+    st.session_state[keys.ROW] = min(max(1, wanted), n)
+    return st.session_state[keys.ROW] - 1
 
 
 def show_plot(results: dict[int, PairResult], grad: str, n: int) -> None:
@@ -192,7 +192,7 @@ def show_plot(results: dict[int, PairResult], grad: str, n: int) -> None:
         results,
         {row: pairs[row].clean[-60:] for row in results},
         function=grad,
-        chosen=st.session_state.get("row_wanted", st.session_state.get("row", 1)) - 1,
+        chosen=st.session_state.get(keys.ROW_WANTED, st.session_state.get(keys.ROW, 1)) - 1,
         dark=page.is_dark(),
     )
     event = st.plotly_chart(

@@ -13,7 +13,7 @@ from circuit.prompts.files import MOST_BYTES, MOST_ROWS, check_size, read_file, 
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.prompts.templates import MOST_PAIRS, Template, lines_of, slots_of
-from circuit.ui.frame import click, markdown, session
+from circuit.ui.frame import click, keys, markdown, session
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
 _COLUMNS_SAID = (
@@ -65,14 +65,14 @@ def _template() -> None:
     templates = {key: preset.template for key, preset in PRESETS.items() if preset.template and key != "ioi-many"}
 
     def load() -> None:
-        template = templates[st.session_state["template"]]
+        template = templates[st.session_state[keys.TEMPLATE]]
         for name in ("clean", "corrupt", "answers", "wrong_answers"):
             st.session_state[f"template-{name}"] = getattr(template, name)
-        st.session_state["template-slots"] = lines_of(template.slots)
+        st.session_state[keys.TEMPLATE_SLOTS] = lines_of(template.slots)
 
-    if "template" not in st.session_state:
-        st.session_state["template"] = next(iter(templates))
-    if "template-clean" not in st.session_state:
+    if keys.TEMPLATE not in st.session_state:
+        st.session_state[keys.TEMPLATE] = next(iter(templates))
+    if keys.TEMPLATE_CLEAN not in st.session_state:
         load()
     with st.container(border=True):
         left, right = st.columns([3, 2])
@@ -81,7 +81,7 @@ def _template() -> None:
                 "Begin with the template of",
                 list(templates),
                 format_func=lambda key: PRESETS[key].title,
-                key="template",
+                key=keys.TEMPLATE,
                 persist_state="session",
                 on_change=load,
                 help="Replaces what stands in the fields below.",
@@ -106,7 +106,7 @@ def _template() -> None:
         with right:
             slots = st.text_area(
                 "What the slots stand for, a line each",
-                key="template-slots",
+                key=keys.TEMPLATE_SLOTS,
                 persist_state="session",
                 height=150,
                 help="`A, B: Mary, John, Anna` draws two different names. `noun: key/keys, book/books` draws one noun, "
@@ -132,7 +132,7 @@ def _template() -> None:
             f"{counted(template.count, 'different pair')} {be} possible. The first: "
             + markdown.plain(f"{first.clean} → {visible('|'.join(first.answers))}  //  {first.corrupt}")
         )
-        preset = PRESETS[st.session_state["template"]]  # whose name a template keeps until it is rewritten
+        preset = PRESETS[st.session_state[keys.TEMPLATE]]  # whose name a template keeps until it is rewritten
         _offer(PromptSet(f"{preset.title if template == preset.template else 'My prompts'}, from templates", pairs))
 
 

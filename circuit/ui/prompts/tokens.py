@@ -27,7 +27,7 @@ from circuit.prompts.checks import check_pair
 from circuit.prompts.encode import Encoded, encode
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.verdicts import listed
-from circuit.ui.frame import click, explain, job_panel, markdown, session
+from circuit.ui.frame import click, explain, job_panel, keys, markdown, session
 
 _MOST = 8
 _remembered = lru_cache(maxsize=20_000)(check_pair)
@@ -50,8 +50,8 @@ def tokenizer() -> PromptTokenizer | None:
         return held[model]
     slot = f"tokenizer-{model}"
     asked = (model, model in session.cards())  # once, and again when the model has been loaded
-    if (is_here(model) or asked[1]) and st.session_state.get("tokenizer_asked") != asked:
-        st.session_state["tokenizer_asked"] = asked
+    if (is_here(model) or asked[1]) and st.session_state.get(keys.TOKENIZER_ASKED) != asked:
+        st.session_state[keys.TOKENIZER_ASKED] = asked
         job_panel.start(slot, read_tokenizer, ModelRequest(model), title=f"Reading the tokenizer of {title_of(model)}")
     found: PromptTokenizer | None = job_panel.follow(slot)
     if found is not None:

@@ -20,7 +20,7 @@ from circuit.edges.ranking import IMPORTANCE_WORDS, Importance, edges_above, edg
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.layout import next_step
 from circuit.runs.run import Run
-from circuit.ui.frame import address, explain
+from circuit.ui.frame import address, explain, keys
 
 RULES = ("Number of edges", "Score at least", "Share of total")
 IMPORTANCE: dict[str, Importance] = {"|score|": "absolute", "score > 0 only": "positive", "score, signed": "signed"}
@@ -55,7 +55,7 @@ def sizes(n_edges: int) -> list[int]:
 
 def default_size(run: Run) -> int:
     """The first size at which there is something to see: most edges lie on a path from input to output."""
-    known: dict[str, int] = st.session_state.setdefault("default_sizes", {})
+    known: dict[str, int] = st.session_state.setdefault(keys.DEFAULT_SIZES, {})
     if run.id not in known:
         options = sizes(run.graph.n_edges)
         smallest = min(50, run.graph.n_edges // 10)
@@ -76,9 +76,9 @@ def choose(run: Run) -> Choice:
     """The controls in one row."""
     take_size(run)
     rule_at, first, second, by_at, dead_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
-    address.chosen("rule", RULES)
+    address.chosen(keys.SIZE_RULE, RULES)
     rule = rule_at.selectbox(
-        "Choose by", RULES, key="rule", bind="query-params", persist_state="session",
+        "Choose by", RULES, key=keys.SIZE_RULE, bind="query-params", persist_state="session",
         help="How the size of the circuit is given: as a number of edges, by the smallest score kept, or by the share "
         "of all scores that the kept edges hold.",
     )  # fmt: skip
@@ -101,63 +101,68 @@ def choose(run: Run) -> Choice:
         edges = edges_above(run.scores, by_threshold(run, first), importance)
     else:
         percent = first.slider(
-            "Percent of the total", 0.0, 100.0, 50.0, 0.5, key="share", bind="query-params", persist_state="session",
+            "Percent of the total", 0.0, 100.0, 50.0, 0.5, key=keys.SHARE, bind="query-params", persist_state="session",
             help="Keeps the fewest edges whose scores add up to this share of the total: of all scores' absolute sum "
             "by |score|, and of the positive scores' sum by the two others.",
         )  # fmt: skip
         edges = edges_for_share(run.scores, percent / 100, importance)
     if rule != "Number of edges":
         second.markdown(f"**{len(edges):,}** edges")
-    elif len(edges) < st.session_state["edges"]:
+    elif len(edges) < st.session_state[keys.SIZE]:
         st.caption(f"Only {len(edges):,} edges have a positive score: the circuit is all of these.")
     return Choice(edges, importance, bool(drop))
 
 
 def show_size(run: Run, n: int) -> None:
     """Show the circuit of n edges of this run: at the next run of the page, before its widgets are drawn."""
-    st.session_state["choose_size"] = run.id, n
+    st.session_state[keys.SIZE_WANTED] = run.id, n
 
 
 def take_size(run: Run) -> None:
     """The size that `show_size` asked for, whatever rule the circuit was chosen by until now."""
-    run_id, n = st.session_state.pop("choose_size", ("", 0))
+    run_id, n = st.session_state.pop(keys.SIZE_WANTED, ("", 0))
     if run_id == run.id and 1 <= n <= run.graph.n_edges:
-        st.session_state["rule"], st.session_state["edges"] = RULES[0], n
+        st.session_state[keys.SIZE_RULE], st.session_state[keys.SIZE] = RULES[0], n
 
 
 def by_number(run: Run, slider_at: DeltaGenerator, exact_at: DeltaGenerator) -> int:
     """A logarithmic slider, and beside it the exact number."""
     n_edges = run.graph.n_edges
-    asked = address.numbered("edges", 1, n_edges)
+    asked = address.numbered(keys.SIZE, 1, n_edges)
     # The slider offers round sizes, and whatever exact number was asked for.
     options = sorted({*sizes(n_edges), *([asked] if asked else []), *exact_size(run)})
     n = slider_at.select_slider(
-        "Edges kept", options, value=default_size(run), key="edges",
+        "Edges kept", options, value=default_size(run), key=keys.SIZE,
         bind="query-params", persist_state="session",
         help="The size of the circuit. Fewer edges are easier to understand, more do the task better: look for the "
         "fewest that are still faithful.",
     )  # fmt: skip
-    st.session_state["exact"] = int(n)
+    st.session_state[keys.EXACT_SIZE] = int(n)
     exact_at.number_input(
-        "exactly", 1, n_edges, key="exact", on_change=take_exact, help="Any size, where the slider has round ones only."
+        "exactly",
+        1,
+        n_edges,
+        key=keys.EXACT_SIZE,
+        on_change=take_exact,
+        help="Any size, where the slider has round ones only.",
     )
     return int(n)
 
 
 def exact_size(run: Run) -> list[int]:
-    n = st.session_state.get("edges")
+    n = st.session_state.get(keys.SIZE)
     return [n] if isinstance(n, int) and 1 <= n <= run.graph.n_edges else []
 
 
 def take_exact() -> None:
-    st.session_state["edges"] = st.session_state["exact"]
+    st.session_state[keys.SIZE] = st.session_state[keys.EXACT_SIZE]
 
 
 def by_threshold(run: Run, number_at: DeltaGenerator) -> float:
     largest, start = (float(np.abs(run.scores[run.order[i]])) for i in (0, min(50, run.graph.n_edges) - 1))
     least = number_at.number_input(
         f"Smallest score kept (the largest is {largest:.3g})", 0.0, None, float(f"{start:.2g}"), step=start / 10,
-        format="%.4g", key="threshold", bind="query-params", persist_state="session",
+        format="%.4g", key=keys.THRESHOLD, bind="query-params", persist_state="session",
         help="Keeps every edge whose score is at least this, whatever the number of edges.",
     )  # fmt: skip
     return float(least or 0.0)

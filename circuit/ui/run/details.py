@@ -22,7 +22,7 @@ from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effec
 from circuit.models.tokenizer import visible
 from circuit.plots.attention import attention_heatmaps
 from circuit.runs.run import Run
-from circuit.ui.frame import job_panel, session
+from circuit.ui.frame import job_panel, keys, session
 
 
 def edge_details(run: Run, edge: int) -> None:
@@ -95,10 +95,10 @@ def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
         return
     pairs = run.config.prompts.pairs
     row = st.selectbox(
-        "Prompt", run.used_rows, format_func=lambda i: f"{i + 1}: {pairs[i].clean}", key="attention_row",
+        "Prompt", run.used_rows, format_func=lambda i: f"{i + 1}: {pairs[i].clean}", key=keys.ATTENTION_ROW,
         help="The pair whose clean and corrupt prompt the head is looked at on.",
     )  # fmt: skip
-    known = st.session_state.setdefault("attention_patterns", {})
+    known = st.session_state.setdefault(keys.ATTENTION, {})
     request = AttentionRequest(run.config, row, node["layer"], node["head"])
     pair = job_panel.computed(
         f"attention-{run.id}",

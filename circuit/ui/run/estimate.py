@@ -23,7 +23,7 @@ from circuit.models.catalogue import is_here, title_of
 from circuit.prompts.encode import encode
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, job_panel, session
+from circuit.ui.frame import explain, job_panel, keys, session
 from circuit.ui.frame.server import job_server
 from circuit.ui.prompts import tokens
 
@@ -80,7 +80,7 @@ def show_sweep(sweep: Sweep) -> None:
 
 def learn(run: Run) -> None:
     """Correct the pace by a run that was estimated and has finished."""
-    config, seconds = st.session_state.pop("estimated", (None, 0.0))
+    config, seconds = st.session_state.pop(keys.ESTIMATED, (None, 0.0))
     key = (run.config.model, run.config.device, run.config.dtype)
     if config == run.config and key in paces():
         paces()[key] = paces()[key].corrected(seconds, run.provenance["seconds"])
@@ -99,7 +99,7 @@ def _say(config: RunConfig, pace: Pace) -> None:
     cut = shards(attribute, config, job_server().workers)
     estimate = pace.estimate(work, 1 if cut is None else min(job_server().workers, len(cut.requests)))
     together = f" In {len(cut.requests)} parts on {job_server().workers} workers." if cut is not None else ""
-    st.session_state["estimated"] = (config, estimate.seconds)
+    st.session_state[keys.ESTIMATED] = (config, estimate.seconds)
     st.caption(f":material/timer: {estimate.words}.{together}")
     if estimate.advice:
         st.warning(f"{estimate.advice} {explain.more('batch-size')}")

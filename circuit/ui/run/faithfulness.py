@@ -23,7 +23,7 @@ from circuit.jobs.measure import Direction, MeasureRequest, find_smallest, measu
 from circuit.plots.faithfulness import faithfulness_curve
 from circuit.runs.faithfulness import Curve, Measured, curve_sizes
 from circuit.runs.run import Run
-from circuit.ui.frame import address, click, explain, job_panel, page, session
+from circuit.ui.frame import address, click, explain, job_panel, keys, page, session
 from circuit.ui.run.choice import Choice, dead_end_words, show_size
 
 _RANDOM_SEEDS = (0, 1, 2)
@@ -100,9 +100,9 @@ def ask(run: Run, choice: Choice) -> Setting:
     """What to measure: the chosen edges, on pairs that were scored or, where there are any, held out."""
     held_out = False
     if run.held_out_rows:
-        address.chosen("measured_on", ("held out", "scored"))
+        address.chosen(keys.MEASURED_ON, ("held out", "scored"))
         held_out = st.segmented_control(
-            "Measured on", ["held out", "scored"], default="held out", required=True, key="measured_on",
+            "Measured on", ["held out", "scored"], default="held out", required=True, key=keys.MEASURED_ON,
             bind="query-params", persist_state="session",
             help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
         ) == "held out"  # fmt: skip

@@ -11,7 +11,7 @@ import streamlit as st
 from circuit.common.words import counted
 from circuit.jobs.stability import Stability, StabilityRequest, edge_stability
 from circuit.runs.run import Run
-from circuit.ui.frame import job_panel
+from circuit.ui.frame import job_panel, keys
 from circuit.ui.run.choice import Choice
 
 _MOST = 1000
@@ -21,7 +21,7 @@ _MOST = 1000
 def toggle(run: Run, choice: Choice) -> None:
     refused = why_not(run, choice)
     st.toggle(
-        "Fade unstable", key="fade", bind="query-params", persist_state="session", disabled=refused is not None,
+        "Fade unstable", key=keys.FADE, bind="query-params", persist_state="session", disabled=refused is not None,
         on_change=job_panel.forget_error, args=(_slot(run, choice),),
         help=refused or "Draws the prompts anew 200 times, with replacement, and fades each edge by how seldom it is "
         "then among as many strongest. Takes about one more attribution, once for all sizes of circuit.",
@@ -44,9 +44,9 @@ def why_not(run: Run, choice: Choice) -> str | None:
 
 
 def of_circuit(run: Run, choice: Choice) -> dict[int, float] | None:
-    if not st.session_state.get("fade") or why_not(run, choice):
+    if not st.session_state.get(keys.FADE) or why_not(run, choice):
         return None
-    known: dict[str, Stability] = st.session_state.setdefault("stability", {})
+    known: dict[str, Stability] = st.session_state.setdefault(keys.STABILITY, {})
     slot = _slot(run, choice)
     found = job_panel.computed(
         slot,
