@@ -31,12 +31,20 @@ from pathlib import PurePath
 from typing import Any
 
 from circuit.common.errors import PromptError
-from circuit.prompts.pairs import PromptPair, PromptSet, entry_of, is_text, json_of, labels_of, pair_of
+from circuit.prompts.pairs import (
+    MOST_ANSWERS,
+    MOST_CHARACTERS,
+    PromptPair,
+    PromptSet,
+    entry_of,
+    is_text,
+    json_of,
+    labels_of,
+    pair_of,
+)
 
 MOST_BYTES = 5_000_000
 MOST_ROWS = 10_000
-MOST_CHARACTERS = 100_000
-"""Of one prompt or answer: more than any context holds."""
 
 COLUMNS = ("clean", "corrupt", "answers", "wrong_answers")
 LABELS = ("seq_labels", "word_idxs")
@@ -140,6 +148,8 @@ def check_size(prompts: PromptSet) -> None:
     for row, pair in enumerate(prompts.pairs, start=1):
         if max(map(len, (pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers))) > MOST_CHARACTERS:
             raise PromptError(f"Row {row}: a prompt has more than {MOST_CHARACTERS:,} characters.")
+        if (n := len(pair.answers) + len(pair.wrong_answers)) > MOST_ANSWERS:
+            raise PromptError(f"Row {row} has {n:,} answers, and {MOST_ANSWERS:,} are the most.")
 
 
 def _from_json(text: str, name: str) -> PromptSet:

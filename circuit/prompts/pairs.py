@@ -12,6 +12,11 @@ from typing import Any, TypeGuard
 
 from circuit.common.errors import PromptError
 
+MOST_CHARACTERS = 100_000
+"""Of one prompt or answer: more than any context holds."""
+MOST_ANSWERS = 1_000
+"""Right and wrong ones of one pair."""
+
 
 @dataclass(frozen=True)
 class PromptPair:

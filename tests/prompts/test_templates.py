@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from circuit.common.errors import CircuitError, PromptError
 from circuit.prompts.pairs import PromptPair
 from circuit.prompts.presets import PRESETS
-from circuit.prompts.templates import Slots, Template, lines_of, slots_of
+from circuit.prompts.templates import Forms, Slots, Template, lines_of, slots_of
 
 NAMES = Template("{A} sees {B}", "{B} sees {A}", " {A}", " {B}", slots_of("A, B: Mary, John, Anna"))
 
@@ -93,6 +95,63 @@ def test_values_are_not_templates_and_doubled_braces_are_braces() -> None:
 def test_templates_that_do_not_fit_are_refused_with_a_sentence(template: Template, n: int, words: str) -> None:
     with pytest.raises(PromptError, match=words.replace("{", r"\{")):
         template.make(n)
+
+
+MANY = ", ".join(f"v{number}" for number in range(100_000))
+SPACED = ", ".join(f'" v {number}"' for number in range(40_000))
+NAMED = ", ".join(f"n{number}" for number in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("clean", "answers", "slots", "words"),
+    [
+        ("{A} " * 400, " x", f"A: {'x' * 100_000}, b", "clean template could have 40,001,600.* 100,000 are the most"),
+        ("{A}", "|".join(map(str, range(300_000))), "A: x, b", "right answers' template has .* characters, and 20,000"),
+        ("{A}", "|".join("1" * 1001), "A: x, b", "1,001 answers, and 1,000 are the most"),
+        ("{A}{B}", " x", f"A: {MANY}\nB: {MANY}", "200,000 are the most"),
+        ("{A}", " x", f"A: {SPACED}", "200,000 are the most"),
+        ("{A}", " x", f"{NAMED}: a, b", "3,000 slots, and 100"),
+        ("{A}", " x", "".join(f"n{number}: a\n" for number in range(3000)), "3,000 slots, and 100"),
+        ("{A}" * 40, " x", f"A: {'x' * 2000}, y", "ask for 60 pairs at most"),
+        ("x" * 20_001, " x", "A: x, y", "clean template has 20,001 characters, and 20,000"),
+    ],
+)
+def test_what_would_fill_to_too_much_is_refused_before_it_is_filled(
+    monkeypatch: pytest.MonkeyPatch, clean: str, answers: str, slots: str, words: str
+) -> None:
+    def fill(*_: object) -> PromptPair:
+        raise AssertionError("filled")
+
+    monkeypatch.setattr(Template, "fill", fill)
+    with pytest.raises(PromptError, match=words):
+        Template(clean, "{A}", answers, "", slots_of(slots)).make(100)
+
+
+class Counted(tuple[Forms, ...]):
+    """Values that count how often one of them is read."""
+
+    reads = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        type(self).reads += 1
+        return super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[Forms]:
+        type(self).reads += len(self)
+        return super().__iter__()
+
+
+def test_drawing_reads_only_what_is_drawn() -> None:
+    slots = Slots(("A", "B", "C"), Counted((str(number),) for number in range(10_000)))
+    for number in (0, 1, slots.count // 2, slots.count - 1):
+        drawn = slots.draw(number)
+        assert len(set(drawn.values())) == 3
+    assert Counted.reads == 12
+
+
+def test_every_filling_of_slots_that_differ_is_drawn_once() -> None:
+    slots = Slots(("A", "B", "C"), tuple((str(number),) for number in range(5)))
+    assert len({tuple(slots.draw(number).values()) for number in range(slots.count)}) == 60
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from circuit.models.tokenizer import visible
 from circuit.prompts.files import MOST_BYTES, MOST_ROWS, check_size, read_file, read_text
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS, presets_for
-from circuit.prompts.templates import MOST_PAIRS, Template, lines_of, slots_of
+from circuit.prompts.templates import LONGEST_SLOTS, LONGEST_TEMPLATE, MOST_PAIRS, Template, lines_of, slots_of
 from circuit.ui.frame import click, keys, markdown, session
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
@@ -109,6 +109,7 @@ def _template() -> None:
                 key=keys.TEMPLATE_SLOTS,
                 persist_state="session",
                 height=150,
+                max_chars=LONGEST_SLOTS,
                 help="`A, B: Mary, John, Anna` draws two different names. `noun: key/keys, book/books` draws one noun, "
                 "whose forms are `{noun.1}` and `{noun.2}`: so words agree.",
             )
@@ -130,14 +131,21 @@ def _template() -> None:
         first, be = pairs[0], "is" if template.count == 1 else "are"
         st.caption(
             f"{counted(template.count, 'different pair')} {be} possible. The first: "
-            + markdown.plain(f"{first.clean} → {visible('|'.join(first.answers))}  //  {first.corrupt}")
+            + markdown.plain(
+                f"{_short(first.clean)} → {_short(visible('|'.join(first.answers)))}  //  {_short(first.corrupt)}"
+            )
         )
         preset = PRESETS[st.session_state[keys.TEMPLATE]]  # whose name a template keeps until it is rewritten
         _offer(PromptSet(f"{preset.title if template == preset.template else 'My prompts'}, from templates", pairs))
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]} …"
+
+
 def _field(label: str, name: str, help_text: str) -> str:
-    return st.text_input(label, key=f"template-{name}", persist_state="session", help=help_text) or ""
+    key = f"template-{name}"
+    return st.text_input(label, key=key, max_chars=LONGEST_TEMPLATE, persist_state="session", help=help_text) or ""
 
 
 def _paste() -> None:
