@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
+from circuit.common.interval import resamples
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
 from circuit.edges.ranking import Importance, top_edges
 from circuit.jobs.prepare import prepared
 from circuit.runs.config import RunConfig
-from circuit.runs.faithfulness import resamples
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def faithfulness_curve(
     dark: bool = False,
     width: int = 900,
 ) -> go.Figure:
-    """The curve with its bootstrap interval; a click on a point picks its size.
+    """The curve with its 95 % interval; a click on a point picks its size.
 
     Args:
         curve: Circuits of the run, without the empty one, which a logarithmic axis has no place for.

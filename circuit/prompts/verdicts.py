@@ -19,18 +19,16 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from circuit.common.interval import FEWEST, mean_interval
 from circuit.models.tokenizer import visible
 
-RESAMPLES = 2000
 MOST_RESAMPLED = 1000
 """With more pairs than this, intervals are those of the normal distribution: resampling would say the same, slowly."""
 INTERVAL = (
-    f"percentile bootstrap over pairs, {RESAMPLES:,} resamples, seeded; with more than {MOST_RESAMPLED:,} pairs, 1.96 "
-    "standard errors"
+    "studentised bootstrap over pairs, 2,000 draws, seeded, never narrower than Student's; with more than "
+    f"{MOST_RESAMPLED:,} pairs, 1.96 standard errors"
 )
 """How intervals are made, in words."""
-FEWEST = 5
-"""With fewer pairs than this, no interval is given: resampling a handful says little."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ class Interval:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """The mean and its interval: the percentile bootstrap over pairs (Efron 1979), seeded, so the same for the same
-        values; of more than `MOST_RESAMPLED` pairs 1.96 standard errors to each side."""
+        """The mean and its interval (`circuit.common.interval.mean_interval`), the same for the same values; of more
+        than `MOST_RESAMPLED` pairs 1.96 standard errors to each side."""
         known = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
         if not len(known):
             return cls(math.nan)
@@ -77,9 +75,7 @@ class Interval:
         if len(known) > MOST_RESAMPLED:
             reach = 1.96 * float(known.std(ddof=1)) / math.sqrt(len(known))
             return cls(mean, mean - reach, mean + reach)
-        drawn = np.random.default_rng(0).integers(0, len(known), (RESAMPLES, len(known)), dtype=np.int32)
-        low, high = np.quantile(known[drawn].mean(axis=1), (0.025, 0.975))
-        return cls(mean, float(low), float(high))
+        return cls(mean, *mean_interval(known))
 
     def __str__(self) -> str:
         return "–" if math.isnan(self.mean) else f"{self.mean:+.2f}"

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from circuit.common.errors import NumericalError
+from circuit.common.interval import mean_interval, ratio_interval
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of a model's edges at which the Mechanistic Interpretability Benchmark measures circuits."""
@@ -161,16 +162,16 @@ class Curve:
 
     @property
     def uncertain(self) -> str | None:
-        """A sentence where whole and ablated model change places in some of the bootstrap's draws; else None."""
+        """A sentence where the interval of what is divided by, whole less ablated model, holds 0; else None."""
         differences = self.whole.values - self.ablated.values
-        low, high = _percentiles(resamples(self.n_prompts) @ differences)
+        low, high = mean_interval(differences)
         if not low <= 0 <= high:
             return None
         return (
             "Faithfulness divides by the difference between the whole and the ablated model, which is "
-            f"{differences.mean():+.3g} on average, and {low:+.3g} to {high:+.3g} when these {self.n_prompts} prompt "
-            "pairs are drawn again: with 0 in this 95 % interval, no share of it means much. Use more prompts, or such "
-            "that the model does better on."
+            f"{differences.mean():+.3g} on average over these {self.n_prompts} prompt pairs, and for others of their "
+            f"kind may be {low:+.3g} to {high:+.3g}: with 0 in this 95 % interval, no share of it means much. Use more "
+            "prompts, or such that the model does better on."
         )
 
     @property
@@ -216,25 +217,10 @@ class Curve:
     def interval(
         self, share: float = 0.95, n_resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-        """The bootstrap's percentile interval of every size's f: prompts are drawn with replacement, and circuit, whole
-        and ablated model averaged over the same draw."""
-        counts = resamples(self.n_prompts, n_resamples, seed)
-        points, whole, ablated = (
-            counts @ values.T for values in (self.values, self.whole.values[None], self.ablated.values[None])
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drawn = (points - ablated) / (whole - ablated)
-        low, high = _percentiles(drawn[np.isfinite(drawn).all(1)], share)
-        return low, high
-
-
-def _percentiles(drawn: np.ndarray, share: float = 0.95) -> np.ndarray:
-    return np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2], axis=0)
-
-
-def resamples(n: int, n_resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "n_resamples n"]:
-    """Weights of `n` prompts in each of the bootstrap's draws; each row adds up to 1."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
+        """The 95 % interval of every size's f (`circuit.common.interval.ratio_interval`): prompts are drawn with
+        replacement, and circuit, whole and ablated model averaged over the same draw."""
+        ablated = self.ablated.values.astype(np.float64)
+        return ratio_interval(self.values - ablated, self.whole.values - ablated, share, n_resamples, seed)
 
 
 def _faithfulness(circuit: np.ndarray, whole: float, ablated: float) -> np.ndarray:

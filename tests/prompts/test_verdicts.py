@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from circuit.common.interval import FEWEST
 from circuit.prompts.verdicts import (
-    FEWEST,
     MOST_RESAMPLED,
     Interval,
     PairResult,

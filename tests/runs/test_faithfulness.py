@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuit.common.errors import NumericalError
-from circuit.runs.faithfulness import CURVE_SHARES, Curve, Measured, cmd, cpr, curve_sizes, resamples
+from circuit.runs.faithfulness import CURVE_SHARES, Curve, Measured, cmd, cpr, curve_sizes
 
 
 def measured(n_edges: int, *values: float) -> Measured:
@@ -126,23 +126,19 @@ def test_the_interval_is_that_of_prompts_drawn_again() -> None:
     points = (measured(10, *generator.normal(1, 1, 30)), measured(100, *whole.values))
     found = Curve(points, whole, ablated)
     low, high = found.interval(n_resamples=500)
-    draws = np.random.default_rng(1).integers(0, 30, (500, 30))
-    by_hand = [
-        (points[0].values[draw].mean() - ablated.values[draw].mean())
-        / (whole.values[draw].mean() - ablated.values[draw].mean())
-        for draw in draws
-    ]
-    np.testing.assert_allclose([low[0], high[0]], np.quantile(by_hand, [0.025, 0.975]), atol=0.03)
+    kept, span = points[0].values - ablated.values, whole.values - ablated.values
+
+    def ratio_and_error(draw: np.ndarray) -> tuple[float, float]:
+        ratio = kept[draw].mean() / span[draw].mean()
+        return ratio, (kept[draw] - ratio * span[draw]).std(ddof=1) / 30**0.5 / span[draw].mean()
+
+    f, error = ratio_and_error(np.arange(30))
+    drawn = [ratio_and_error(draw) for draw in np.random.default_rng(1).integers(0, 30, (3000, 30))]
+    below, above = np.quantile([(ratio - f) / its_error for ratio, its_error in drawn], [0.025, 0.975])
+    by_hand = [f - max(above, 2.045) * error, f - min(below, -2.045) * error]  # Student's t, 29 degrees of freedom
+    np.testing.assert_allclose([low[0], high[0]], by_hand, atol=0.03)
     np.testing.assert_allclose([low[1], high[1]], [1, 1])  # the whole model keeps itself in every draw
     assert low[0] < found.faithfulness[0] < high[0]
-
-
-def test_weights_of_a_draw_are_counts_that_add_up_to_one() -> None:
-    weights = resamples(7, 50, seed=3)
-    assert weights.shape == (50, 7)
-    np.testing.assert_allclose(weights.sum(1), 1)
-    np.testing.assert_allclose(weights * 7, np.round(weights * 7))
-    assert (weights == resamples(7, 50, seed=3)).all()
 
 
 def test_further_sizes_join_the_curve_in_order() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from circuit.common.interval import FEWEST
 from circuit.edges.method import AblationType
 from circuit.edges.ranking import IMPORTANCE_WORDS, Importance
 from circuit.jobs.measure import Direction, MeasureRequest, find_smallest, measure, measure_all
@@ -117,7 +118,7 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
         point = Curve((circuit,), curve.whole, curve.ablated)
         share = float(point.faithfulness[0])
         low, high = (float(end[0]) for end in point.interval())
-        interval = f", 95 % interval {low:.0%} to {high:.0%} by resampling these pairs" if curve.n_prompts > 4 else ""
+        interval = f", 95 % interval {low:.0%} to {high:.0%}" if curve.n_prompts >= FEWEST else ""
         st.metric(
             "Faithfulness",
             f"{share + 0.0:.0%}" if abs(share) >= 0.005 else "0%",
@@ -128,7 +129,10 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
         if interval and curve.uncertain:
             st.warning(f"{curve.uncertain} {explain.more('interval')}")
         elif interval:
-            st.caption(f"Drawn again from these pairs, it lies between {low:.0%} and {high:.0%} (95 % of draws).")
+            st.caption(
+                f"For other pairs of this kind it may lie between {low:.0%} and {high:.0%} (95 % interval, from "
+                f"{curve.n_prompts} pairs)."
+            )
     function = f"{method.grad_function} {method.answer_function}"
     columns = [curve.whole, circuit, curve.ablated]
     lines = [
