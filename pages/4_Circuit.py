@@ -47,14 +47,9 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     if dead:
         are = "is a dead end" if dead == 1 else "are dead ends"
         what = "not drawn" if choice.drop_dead_ends else "drawn too"
-        st.caption(
-            f"{dead:,} of the {choice.n:,} edges {are}, on no path from the embedding to the final residual: {what}."
-        )
+        st.caption(f"{dead:,} of the {choice.n:,} edges {are}, on no path from Resid Start to Resid End: {what}.")
     if not len(shown):
-        st.info(
-            "No path leads from the embedding to the final residual through these edges: keep more of them. "
-            f"{explain.more('dead-end')}"
-        )
+        st.info(f"No path leads from Resid Start to Resid End through these edges. {explain.more('dead-end')}")
         return None
     if len(shown) > DRAWN:
         st.warning(

@@ -29,7 +29,7 @@ from circuit.ui.frame import (
     share,
 )
 from circuit.ui.run.choice import default_size, sizes
-from circuit.ui.run.faithfulness import Setting
+from circuit.ui.run.faithfulness import Setting, no_task, verdict_line
 
 page.begin(
     "6 · Compare",
@@ -182,6 +182,8 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
             curves[letter] = curve
             if curve.uncertain:
                 st.warning(f"**{letter}**: {curve.uncertain} {explain.more('interval')}")
+            if (why := no_task(curve)) is not None:
+                st.warning(f"**{letter}**: {why} {explain.more('faithfulness')}")
     if missing:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
         label = f"Measure {len(missing)} curve{'s' if len(missing) > 1 else ''}"
@@ -211,11 +213,18 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
             figure, key="faithfulness-lines",
             alt=f"Faithfulness by size of circuit, a line for each of {len(curves)} runs. {caption}",
         )  # fmt: skip
+        for letter, run in zip(letters, runs, strict=True):
+            if letter in curves:
+                st.markdown(f"{letter}: {verdict_line(run, curves[letter], n, setting_of(run))}")
+
+
+def setting_of(run: Run) -> Setting:
+    return Setting(bool(run.held_out_rows), "absolute", True, run.config.method.ablation_type)
 
 
 def curve_of(run: Run) -> tuple[Setting, str]:
     """What is measured of a run, and the slot of its job: those of 4 · Circuit as it starts."""
-    setting = Setting(bool(run.held_out_rows), "absolute", True, run.config.method.ablation_type)
+    setting = setting_of(run)
     return setting, f"compare-{run.id}-{setting.key}"
 
 

@@ -218,6 +218,7 @@ def show(table_id: str) -> None:
             "State": [row.state for row in rows],
             "Right": [row.accuracy for row in rows],
             "Faithfulness": [row.faithfulness for row in rows],
+            "Still does it": [row.verdict for row in rows],
             "Edges kept": [row.n_edges for row in rows],
             "Measured with": [f"{row.ablation}; {row.pairs}" if row.pairs else row.ablation for row in rows],
             "Time": [row.seconds for row in rows],
@@ -236,6 +237,9 @@ def show(table_id: str) -> None:
             "Time": st.column_config.NumberColumn(format="%.1f s", help="Without loading the model."),
             "Right": st.column_config.NumberColumn(
                 format="percent", help="Share of clean prompts with every right answer above every wrong one."
+            ),
+            "Still does it": st.column_config.TextColumn(
+                help="Whether the circuit still does the task, as 4 · Circuit says it; the note says why not."
             ),
             "Edges kept": st.column_config.NumberColumn(help="The circuit whose faithfulness was measured."),
             "Faithfulness": st.column_config.NumberColumn(

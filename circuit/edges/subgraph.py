@@ -1,6 +1,7 @@
 """Some edges as a circuit: which of them lie on a path, and the result as a networkx graph.
 
     live_edges       those edges on some path from the embedding to the final residual ("drop dead ends")
+    connecting_size  how many edges, strongest first, it takes until there is a path
     node_edges       the edges of the model that lead into a node, and out of it
     circuit_graph    a networkx graph of edges, to draw or export
 
@@ -81,6 +82,19 @@ def live_edges(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Int[np.ndarray
     live = np.empty(len(edges), dtype=bool)
     live[order] = written[source, position] & needed[destination, position]
     return edges[live]
+
+
+def connecting_size(graph: EdgeGraph, order: Int[np.ndarray, " n"]) -> int | None:
+    """How many of the edges in this order it takes until one of them lies on a path from `Resid Start` to `Resid End`;
+    None where all of them do not suffice. A larger circuit holds the paths of a smaller one, so a bisection finds it.
+    """
+    if not len(live_edges(graph, order)):
+        return None
+    low, high = 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(live_edges(graph, order[:middle])) else (middle, high)
+    return high
 
 
 def node_edges(graph: EdgeGraph, node: Mapping[str, Any]) -> tuple[Int[np.ndarray, " n_in"], Int[np.ndarray, " n_out"]]:

@@ -29,6 +29,7 @@ from circuit.common.files import write_whole
 from circuit.common.progress import Cancelled, Report, never, silent
 from circuit.edges.method import AblationType, Method
 from circuit.edges.ranking import edge_table, top_edges
+from circuit.edges.subgraph import connecting_size, live_edges
 from circuit.jobs.attribute import attribute
 from circuit.jobs.measure import MeasureRequest, measure
 from circuit.models.catalogue import title_of
@@ -37,6 +38,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import Curve
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
+from circuit.runs.verdict import judge
 from circuit.workers.group import Cut, JobGroup
 from circuit.workers.server import JobServer
 
@@ -138,6 +140,8 @@ class Row:
     accuracy: float | None = None
     n_edges: int | None = None
     faithfulness: float | None = None
+    verdict: str = ""
+    """Whether the circuit still does the task: the answer of `circuit.runs.verdict.judge`."""
     ablation: str = ""
     pairs: str = ""
     note: str = ""
@@ -164,10 +168,24 @@ class Row:
         self.n_edges = curve.points[0].n_edges
         self.pairs = f"{curve.n_prompts} {'held out' if run.held_out_rows else 'scored'}"
         notes = list(dict.fromkeys([*run.notes, *told]))
-        try:
+        circuit = curve.points[0]
+        n_live = len(live_edges(run.graph, top_edges(run.scores, circuit.n_edges)))
+        found = judge(circuit, curve, n_live=n_live)
+        self.verdict = found.answer
+        if found.answer == "No path":
+            connects = connecting_size(run.graph, run.order)
+            notes.append(
+                f"The {circuit.n_edges:,} strongest edges are no circuit: {found.why}."
+                + (f" The smallest that connects has {connects:,} edges." if connects else "")
+            )
+        elif found.answer == "Too close":
+            notes.append(found.why)
+        else:
             self.faithfulness = float(curve.faithfulness[0])
-        except CircuitError as error:
-            notes.append(str(error))
+            if found.answer == "No task":
+                notes.append(f"{found.why[0].upper()}{found.why[1:]}.")
+            elif curve.uncertain:
+                notes.append(curve.uncertain)
         self.note = " ".join(notes)
 
 

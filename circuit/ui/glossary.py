@@ -451,8 +451,8 @@ _TERMS = (
         "interval",
         "95 % interval",
         "circuits",
-        "Where the number would lie for endlessly many prompt pairs of this kind. It comes from drawing the pairs anew, "
-        "with replacement (studentised bootstrap), and is never narrower than Student's. From five pairs on such "
+        "Where the number would lie for endlessly many prompt pairs of this kind. It comes from drawing the pairs "
+        "anew, with replacement (studentised bootstrap), and is never narrower than Student's. From five pairs on such "
         "intervals hold the true number in 93 to 98 % of cases, and in about 90 % where a few pairs stand far out.",
         also=("faithfulness", "stability"),
     ),

@@ -12,7 +12,7 @@ import pytest
 from circuit.common.errors import NumericalError, OptionError
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.ranking import edge_mask, edge_ranks, edge_table, edges_above, edges_for_share, n_rankable, top_edges
-from circuit.edges.subgraph import circuit_graph, live_edges, node_edges
+from circuit.edges.subgraph import circuit_graph, connecting_size, live_edges, node_edges
 
 SHAPES = [
     EdgeGraph(3, 4, 4),
@@ -159,6 +159,16 @@ def test_dropping_dead_ends_twice_changes_nothing() -> None:
     assert 0 < len(edges) < 500
     np.testing.assert_array_equal(live_edges(SMOL, edges), edges)
     assert live_edges(SMOL, np.array([], dtype=int)).tolist() == []
+
+
+def test_the_smallest_connecting_circuit_is_the_first_with_an_edge_on_a_path() -> None:
+    order = np.random.default_rng(1).permutation(SMOL.n_edges)
+    size = connecting_size(SMOL, order)
+    assert size is not None
+    assert len(live_edges(SMOL, order[:size]))
+    assert not len(live_edges(SMOL, order[: size - 1]))
+    assert connecting_size(SMOL, order[: size - 1]) is None
+    assert connecting_size(SMOL, order[:0]) is None
 
 
 def find(graph: EdgeGraph, source: str, destination: str, position: int = 0) -> int:

@@ -17,15 +17,18 @@ from streamlit.testing.v1 import AppTest
 
 from circuit.common.errors import JobError, OptionError, PromptError, RunFileError
 from circuit.common.files import write_whole
+from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import AblationType, Method
+from circuit.edges.subgraph import connecting_size
 from circuit.jobs.attribute import attribute
 from circuit.jobs.estimate import Line, Pace
 from circuit.jobs.measure import MeasureRequest, measure
 from circuit.jobs.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
+from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
-from circuit.runs.run import Run
+from circuit.runs.run import Baseline, Run
 from circuit.ui.frame.server import job_server
 from circuit.ui.run import estimate
 from circuit.workers.job import Job
@@ -113,6 +116,42 @@ def test_a_table_survives_its_file_and_becomes_csv(tmp_path: Path) -> None:
     (line,) = csv.DictReader(io.StringIO(table.to_csv()))
     assert line["prompts"] == IOI.name
     assert float(line["faithfulness"]) == table.rows[0].faithfulness
+
+
+def measured(n_edges: int, *values: float) -> Measured:
+    column = np.array(values, dtype=np.float32)
+    return Measured(n_edges, column, (column > 0).astype(np.float32), column, column)
+
+
+def filled(scores: np.ndarray, whole: float) -> Row:
+    """The row of a run with these scores, whose circuit of five edges keeps most of what the whole model does."""
+    (request,) = Sweep(("teaching",), (IOI,), (Method(),)).requests()
+    run = Run(request.config, EdgeGraph(3, 4, 4), scores, Baseline(whole, 0, 1), [0, 1, 2], {"seconds": 1.0})
+    row = Row.of(request)
+    spread = np.array([-0.1, 0.0, 0.1])
+    row.fill(
+        run, Curve((measured(5, *(0.9 * whole + spread)),), measured(262, *(whole + spread)), measured(0, 0, 0, 0))
+    )
+    return row
+
+
+def test_a_row_says_whether_the_circuit_still_does_the_task() -> None:
+    direct = np.zeros(262, np.float32)
+    direct[[EdgeGraph(3, 4, 4).edge_name(edge) == "Resid Start->Resid End" for edge in range(262)]] = 1
+    row = filled(direct, 2.0)
+    assert (row.verdict, row.faithfulness) == ("Largely yes", pytest.approx(0.9))
+    row = filled(direct, -2.0)
+    assert row.verdict == "No task"
+    assert "The whole model (-2) does worse on these prompts than the fully ablated one" in row.note
+
+
+def test_a_row_of_dead_ends_has_no_faithfulness_and_names_the_smallest_circuit() -> None:
+    lonely = np.zeros(262, np.float32)
+    lonely[:7] = np.arange(7, 0, -1)  # into queries of the first layer
+    row = filled(lonely, 2.0)
+    assert (row.verdict, row.faithfulness) == ("No path", None)
+    order = np.argsort(-lonely, kind="stable")
+    assert f"The smallest that connects has {connecting_size(EdgeGraph(3, 4, 4), order)} edges." in row.note
 
 
 def rows(request: OneRun) -> Any:

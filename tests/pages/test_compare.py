@@ -20,6 +20,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
+from circuit.runs.verdict import judge
 from circuit.ui.frame.server import job_server
 from tests.pages.test_pages import NUMBERS, SCORES, Visitor
 
@@ -115,6 +116,13 @@ def test_the_same_run_made_twice_agrees_with_itself(runs: list[Run]) -> None:
     assert visitor.at.dataframe[0].value["Spearman of scores"].iloc[0] == pytest.approx(1)
 
 
+def request_for(run: Run, *sizes: int) -> MeasureRequest:
+    return MeasureRequest(
+        run.config, run.scores, sizes, drop_dead_ends=True, ablation_type=run.config.method.ablation_type,
+        rows=tuple(run.used_rows),
+    )  # fmt: skip
+
+
 def test_faithfulness_is_measured_at_a_click_and_kept_with_the_runs(runs: list[Run]) -> None:
     visitor = comparing(*runs[:2])
     assert "Not measured yet: A, B." in visitor.words()
@@ -129,7 +137,14 @@ def test_faithfulness_is_measured_at_a_click_and_kept_with_the_runs(runs: list[R
         curve = measure(request)
         expected = [value for n, value in zip(curve.sizes, curve.faithfulness, strict=True) if n]
         np.testing.assert_allclose(line["y"], expected, rtol=1e-4, atol=1e-4)
-    again = comparing(*runs[:2])
+    again = comparing(*runs[:2], n="26")
+    for letter, run in zip("AB", runs[:2], strict=True):
+        size = min(curve_sizes(run.graph.n_edges)[1:], key=lambda size: abs(np.log(size / 26)))
+        curve = measure(request_for(run, size))
+        found = judge(curve.points[0], curve)
+        (line,) = [line for line in again.words().splitlines() if line.startswith(f"{letter}: ")]
+        assert line.startswith(f"{letter}: **{found.answer}**: ")
+        assert (f"the {size} strongest edges" in line) == (found.answer != "No task")
     assert len(charts(again)) == 3
     assert "Not measured yet" not in again.words()
 

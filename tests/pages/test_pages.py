@@ -22,7 +22,7 @@ from streamlit.testing.v1 import AppTest
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.edges.ranking import edges_for_share, top_edges
-from circuit.edges.subgraph import live_edges, node_edges
+from circuit.edges.subgraph import connecting_size, live_edges, node_edges
 from circuit.jobs.attribute import attribute
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effects, read_attention
@@ -1389,7 +1389,15 @@ def test_a_circuit_without_a_path_says_so(stored: Run) -> None:
     visitor.run()
     visitor.at.select_slider[0].set_value(5)
     visitor.run()
-    assert "No path leads from the embedding" in visitor.words()
+    assert "No path leads from Resid Start to Resid End" in visitor.words()
+    assert "**Not a circuit**: all 5 edges are on no path" in visitor.words()
+    assert "keep" not in visitor.words().partition("Does it still do the task?")[2].partition("How much")[0]
+    assert not visitor.metrics()
+    smallest = connecting_size(lonely.graph, lonely.order)
+    assert smallest is not None
+    visitor.click(f"Show the smallest that connects: {smallest} edges")
+    assert visitor.at.select_slider[0].value == smallest
+    assert visitor.picture()
 
 
 def test_a_run_whose_model_is_gone_can_still_be_looked_at(stored: Run) -> None:

@@ -62,3 +62,35 @@ def test_without_wrong_answers_nobody_is_ahead() -> None:
 def test_the_ranking_and_the_dead_ends_are_said() -> None:
     assert "the 40 edges of largest signed score, without dead ends, keep 50%" in said(0.5, 1, 1, by="signed")
     assert "the 40 strongest edges, dead ends included, keep" in said(0.5, 1, 1, drop=False)
+
+
+def of_values(n_edges: int, value: float, right: float) -> Measured:
+    spread = np.linspace(-0.1, 0.1, 8, dtype=np.float32)
+    return Measured(n_edges, value + spread, np.full(8, right, np.float32), spread + 1, spread + 1)
+
+
+def said_of(whole: float, ablated: float, circuit: float, right: float) -> str:
+    curve = Curve((of_values(10, circuit, right),), of_values(100, whole, right), of_values(0, ablated, right))
+    setting = Setting(False, "absolute", True, AblationType.RESAMPLE)
+    return verdict(curve.points[0], curve, float(curve.faithfulness[0]), setting, integrated=True)
+
+
+@pytest.mark.parametrize(("whole", "ablated", "circuit"), [(-2.0, 0.0, -1.7), (1.0, 3.0, 1.2)])
+def test_a_share_of_a_model_that_is_worse_than_the_ablated_one_is_no_share_of_a_task(
+    whole: float, ablated: float, circuit: float
+) -> None:
+    words = said_of(whole, ablated, circuit, right=1.0)
+    assert words.startswith("**No task**")
+    assert f"the whole model ({whole:+.3g}) does worse on these prompts than the fully ablated one" in words
+    assert said_of(3.0, -1.0, 2.5, right=1.0).startswith("**Largely yes**")
+
+
+def test_a_circuit_of_a_model_that_is_never_right_does_no_task() -> None:
+    words = said_of(-1.0, -5.0, -1.2, right=0.0)
+    assert words.startswith("**No task**")
+    assert "a wrong answer is ahead of a right one on 100% of the prompts" in words
+
+
+def test_a_circuit_that_outdoes_the_model_is_not_said_to_recover_it() -> None:
+    assert "outdoes the model rather than recovering it" in said(1.2, 1.0, 1.0)
+    assert "outdoes" not in said(1.05, 1.0, 1.0)

@@ -20,12 +20,14 @@ from streamlit.delta_generator import DeltaGenerator
 from circuit.common.interval import FEWEST
 from circuit.edges.method import AblationType
 from circuit.edges.ranking import IMPORTANCE_WORDS, Importance
+from circuit.edges.subgraph import connecting_size, live_edges
 from circuit.jobs.measure import Direction, MeasureRequest, find_smallest, measure, measure_all
 from circuit.plots.faithfulness import faithfulness_curve
 from circuit.runs.faithfulness import Curve, Measured, curve_sizes
 from circuit.runs.run import Run
+from circuit.runs.verdict import judge
 from circuit.ui.frame import address, click, explain, job_panel, keys, page, session
-from circuit.ui.run.choice import Choice, dead_end_words, show_size
+from circuit.ui.run.choice import Choice, dead_end_words, show_size, strongest_first
 
 _RANDOM_SEEDS = (0, 1, 2)
 _TARGET = 0.9
@@ -76,7 +78,10 @@ class Setting:
 
 
 def panel(run: Run, choice: Choice, setting: Setting) -> None:
-    """The chosen circuit, measured when it is new."""
+    """The chosen circuit, measured when it is new; or that it is none."""
+    if not len(live_edges(run.graph, choice.edges)):
+        _no_circuit(run, choice)
+        return
 
     def known() -> tuple[Measured, Curve] | None:
         curve = session.curves(run).get(setting.key)
@@ -95,6 +100,24 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
     if found is not None:
         circuit, curve = found
         _report(run, circuit, setting, curve)
+
+
+def _no_circuit(run: Run, choice: Choice) -> None:
+    """All edges are dead ends: there is nothing to measure, and a larger circuit to look at."""
+    which = "no edge is" if not choice.n else "its one edge is" if choice.n == 1 else f"all {choice.n:,} edges are"
+    st.warning(
+        f"**Not a circuit**: {which} on no path from Resid Start to Resid End, so nothing of the prompt can reach the "
+        f"answer, and there is nothing to measure. {explain.more('dead-end')}"
+    )
+    order = strongest_first(run, choice.importance)
+    if (smallest := connecting_size(run.graph, order)) is None:
+        st.caption(f"No circuit by {IMPORTANCE_WORDS[choice.importance]} connects: rank the edges otherwise.")
+    else:
+        st.button(
+            f"Show the smallest that connects: {smallest:,} edges", key="connect", icon=":material/conversion_path:",
+            on_click=show_size, args=(run, smallest),
+            help="The fewest edges, strongest first, that hold a path from Resid Start to Resid End.",
+        )  # fmt: skip
 
 
 def ask(run: Run, choice: Choice) -> Setting:
@@ -167,35 +190,49 @@ _STRONGEST: dict[Importance, str] = {
     "positive": "edges of largest positive score",
     "signed": "edges of largest signed score",
 }
-_FAR_ABOVE = 1.5  # of the whole model's behaviour: more is another behaviour than the model's
+_ADVICE = {"Off": "Look for a size that keeps about 100 %.", "No task": "Use prompts that the model does better on."}
 
 
 def verdict(circuit: Measured, curve: Curve, share: float, setting: Setting, integrated: bool) -> str:
-    """The answer to the question above it, in words: by how much of the difference is left, and by who is ahead,
-    beside the whole model. `integrated`: whether the scores are those of integrated gradients."""
+    """The answer to the question above it (`circuit.runs.verdict.judge`), in words: by how much of the difference is
+    left, and by who is ahead, beside the whole model. `integrated`: whether the scores are those of integrated
+    gradients."""
     n, right, whole = circuit.n_edges, circuit.accuracy, curve.whole.accuracy
-    if n == curve.whole.n_edges:
+    found = judge(circuit, curve, share)
+    if found.answer == "Whole model":
         return "These are all the edges: the whole model."
+    if found.answer == "No task":
+        return f"**{found.answer}**: {found.why}. {_ADVICE['No task']}"
     kept = (
-        f"the {n:,} {_STRONGEST[setting.importance]}, {dead_end_words(setting.drop_dead_ends)}, keep {share:.0%} of "
-        "the difference between the whole and the ablated model"
+        f"**{found.answer}**: the {n:,} {_STRONGEST[setting.importance]}, {dead_end_words(setting.drop_dead_ends)}, "
+        f"keep {share:.0%} of the difference between the whole and the ablated model"
     )
-    if share > _FAR_ABOVE:
+    if found.answer == "Off":
+        return f"{kept}. {found.why[0].upper()}{found.why[1:]}. {_ADVICE['Off']}"
+    if found.answer == "No" and found.why:
+        return f"{kept}, but {found.why}. Keep more edges."
+    if found.answer == "No":
+        return f"{kept}. Keep more edges" + ("." if integrated else ", or score with integrated gradients.")
+    if not math.isnan(right):
+        kept += f", and the right answer is ahead on {right:.0%} of the prompts, with the whole model on {whole:.0%}"
+    return f"{kept}: {found.why}." if found.why else f"{kept}."
+
+
+def verdict_line(run: Run, curve: Curve, n: int, setting: Setting) -> str:
+    """The verdict on the circuit of the measured size next to `n`, which it names."""
+    circuit = min((point for point in curve.points if point.n_edges), key=lambda point: abs(np.log(point.n_edges / n)))
+    if not len(live_edges(run.graph, strongest_first(run, setting.importance)[: circuit.n_edges])):
         return (
-            f"**Off**: {kept}. Far above 100 % the circuit does something else than the model, which other edges hold "
-            "back. Look for a size that keeps about 100 %."
+            f"**No path**: the {circuit.n_edges:,} {_STRONGEST[setting.importance]} are all dead ends, so no circuit."
         )
-    if right < 0.5 and right < 0.8 * whole:
-        return (
-            f"**No**: {kept}, but a wrong answer comes out ahead on {1 - right:.0%} of the prompts, and with the whole "
-            f"model on {1 - whole:.0%}. Keep more edges."
-        )
-    if share < 0.2:
-        return f"**No**: {kept}. Keep more edges" + ("." if integrated else ", or score with integrated gradients.")
-    said = f"**{'Largely yes' if share >= 0.8 else 'Partly'}**: {kept}"
-    if math.isnan(right):
-        return f"{said}."
-    return f"{said}, and the right answer is ahead on {right:.0%} of the prompts, with the whole model on {whole:.0%}."
+    share = float(Curve((circuit,), curve.whole, curve.ablated).faithfulness[0])
+    return verdict(circuit, curve, share, setting, integrated=run.config.method.mask_val is None)
+
+
+def no_task(curve: Curve) -> str | None:
+    """A sentence where the whole model does not do the task, so that no size of circuit can; else None."""
+    found = judge(curve.whole, curve, share=1.0)
+    return f"{found.why[0].upper()}{found.why[1:]}. {_ADVICE['No task']}" if found.answer == "No task" else None
 
 
 def _right(of: Measured) -> str:
@@ -250,6 +287,8 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     if main.too_close:
         st.warning(f"{main.too_close} {explain.more('faithfulness')}")
         return
+    if (why := no_task(main)) is not None:
+        st.warning(f"{why} {explain.more('faithfulness')}")
     if main.uncertain and setting.ablation is not run.config.method.ablation_type:  # else the panel says so
         st.warning(f"{main.uncertain} {explain.more('interval')}")
     random = [kept[key] for key in (replace(setting, shuffled=seed).key for seed in _RANDOM_SEEDS) if key in kept]
@@ -291,7 +330,11 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
     if address.changed(f"curve-{setting.key}", points) and (n := points[0].get("x")) is not None:
         show_size(run, int(n))
         st.rerun()
-    st.caption("**Click** a point to see the circuit of that size above.")
+    said = "**Click** a point to see the circuit of that size above."
+    connects = connecting_size(run.graph, strongest_first(run, setting.importance))
+    if setting.direction == "keep" and connects is not None and connects > min(size for size in main.sizes if size):
+        said += f" Circuits of fewer than {connects:,} edges are all dead ends, and no circuits."
+    st.caption(said)
 
 
 def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> None:
