@@ -1,7 +1,7 @@
 """How often 95 % intervals hold the truth, of 3 to 64 prompt pairs.
 
     python -m benchmarks.coverage
-    python -m benchmarks.coverage --draws 4000 --markdown >> benchmarks/RESULTS.md
+    python -m benchmarks.coverage --draws 4000 >> benchmarks/RESULTS.md
 
 Means and faithfulness (a ratio of means over the same pairs) of values whose true mean or ratio is known, drawn again
 and again: the share of intervals that hold it, beside that of the percentile bootstrap, and the width of the one as a
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.attribution import machine
 from circuit.common.interval import mean_interval, ratio_interval, resamples
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -109,10 +108,7 @@ def rows(draws: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2000, help="of pairs, for each number")
-    parser.add_argument("--markdown", action="store_true", help="the table alone")
     options = parser.parse_args()
-    if not options.markdown:
-        print(f"{machine('cpu', 'float64')}; {options.draws:,} draws for each number\n")
     for row in rows(options.draws):
         print(row, flush=True)
 
