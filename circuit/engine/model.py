@@ -57,12 +57,15 @@ class PatchableModel:
         seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
             position. None adds the positions up.
         prepend_bos: Whether text prompts of this model start with a BOS token; None takes TransformerLens's default.
+        tokenizer: The model's tokenizer; None takes the bridge's, to which TransformerLens adds special tokens.
 
     Raises:
         ModelError: When the architecture is not supported; the sentence says why.
     """
 
-    def __init__(self, bridge: Any, seq_len: int | None = None, prepend_bos: bool | None = None) -> None:
+    def __init__(
+        self, bridge: Any, seq_len: int | None = None, prepend_bos: bool | None = None, tokenizer: Any = None
+    ) -> None:
         check_supported(bridge.original_model.config)
         self.bridge = bridge.eval()
         self._unbridged = Unbridged(bridge)
@@ -72,6 +75,7 @@ class PatchableModel:
         self._parameters = list(bridge.parameters())
         cfg = bridge.cfg
         self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
+        self.tokenizer: Any = bridge.tokenizer if tokenizer is None else tokenizer
         self.n_layers: int = cfg.n_layers
         self.n_heads: int = cfg.n_heads
         self.n_kv_heads: int = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -90,10 +94,6 @@ class PatchableModel:
         self.graph = EdgeGraph(self.n_layers, self.n_heads, self.n_kv_heads, self.parallel, seq_len)
 
     # --- what it is --------------------------------------------------------------------------------------------
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.bridge.tokenizer
 
     @property
     def device(self) -> torch.device:

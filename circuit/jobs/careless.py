@@ -24,6 +24,7 @@ from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import Method
 from circuit.edges.ranking import top_edges
 from circuit.jobs.load import models
+from circuit.jobs.prepare import words_of
 from circuit.models.teaching.tasks import PLACES
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.checks import check_pair
@@ -357,7 +358,7 @@ def careless_scores(request: CarelessRequest, *, progress: Report = silent, canc
     from circuit.engine.mask_gradient import score_edges
 
     with models().use(request.model, "auto", "auto", progress, cancelled) as model:
-        words = PromptTokenizer.of(model.tokenizer, model.n_ctx)
+        words = words_of(model)
         scores = []
         for prompts in (request.right, request.broken):
             loader = PromptDataLoader(careless_dataset(prompts, words, model.prepend_bos))

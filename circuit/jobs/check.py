@@ -15,9 +15,8 @@ from jaxtyping import Float32
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
 from circuit.edges.method import GradFunction, Precision
 from circuit.jobs.load import models
-from circuit.jobs.prepare import bos_of, within_memory
+from circuit.jobs.prepare import bos_of, within_memory, words_of
 from circuit.models.load import ModelCard, model_card
-from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.encode import encode
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.verdicts import PairResult
@@ -97,7 +96,7 @@ def _report(model: PatchableModel, request: CheckRequest, progress: Report, canc
     from circuit.engine.loss import is_right, token_values
 
     bos = bos_of(model, request.prepend_bos)
-    words = PromptTokenizer.of(model.tokenizer)
+    words = words_of(model)
     encoded = encode(request.prompts, words, bos, model.n_ctx)
     n = len(request.prompts)
     columns = {

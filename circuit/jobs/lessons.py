@@ -29,7 +29,7 @@ from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import Method
 from circuit.edges.ranking import top_edges
 from circuit.jobs.measure import MeasureRequest, measure, measure_all
-from circuit.jobs.prepare import prepared
+from circuit.jobs.prepare import prepared, words_of
 from circuit.models import teaching
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
@@ -142,7 +142,6 @@ def ablate(request: AblateRequest, *, progress: Report = silent, cancelled: Canc
     from circuit.engine.dataset import AnswerTokens, PromptDataLoader
     from circuit.engine.loss import prompt_values
     from circuit.engine.patching import masked_logits
-    from circuit.models.tokenizer import PromptTokenizer
 
     method = request.config.method
     with prepared(request.config, progress, cancelled, request.rows) as (model, _, dataset), torch.no_grad():
@@ -162,7 +161,7 @@ def ablate(request: AblateRequest, *, progress: Report = silent, cancelled: Canc
             values = prompt_values(logits, batch, method)
             means = (batch.answers.mean(shares), batch.wrong_answers.mean(shares), values)
             answers[name] = Answer(*(float(part.mean()) for part in means))
-        words = PromptTokenizer.of(model.tokenizer)
+        words = words_of(model)
         shares, tokens = outputs["present"][0].float().softmax(-1).topk(5)
         top = tuple((words.piece(i), share) for i, share in zip(tokens.tolist(), shares.tolist(), strict=True))
         return Ablated(**answers, top=top)

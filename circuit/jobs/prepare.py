@@ -1,6 +1,7 @@
 """What every job on a run begins with: its model, held while it is used, and its prompts as that model's tokens.
 
 prepared        model, tokens and dataset of a run
+words_of        a loaded model's tokenizer, as prompts are checked with it
 Part            one of several equal parts of its prompts or sample points
 within_memory   running out of memory as a sentence
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 def pieces_of(model: PatchableModel, rows: list[list[int]]) -> list[list[str]]:
-    tokenizer = PromptTokenizer.of(model.tokenizer)
+    tokenizer = words_of(model)
     return [[tokenizer.piece(token) for token in row] for row in rows]
 
 
@@ -75,7 +76,7 @@ def prepared(
         models().use(config.model, config.device, config.dtype, progress, cancelled) as model,
         within_memory(model.device),
     ):
-        encoded = encode(config.prompts, model.tokenizer, bos_of(model, config.prepend_bos), model.n_ctx)
+        encoded = encode(config.prompts, words_of(model), bos_of(model, config.prepend_bos), model.n_ctx)
         dataset = encoded.dataset(config.split(encoded.usable)[0] if rows is None else rows)
         check_answers(dataset, config.method)
         if config.keep_positions:
@@ -87,6 +88,11 @@ def prepared(
             )
             model = model.with_seq_len(dataset.lengths[0])
         yield model, encoded, dataset
+
+
+def words_of(model: PatchableModel) -> PromptTokenizer:
+    """The model's tokenizer, as the page has it, which reads the same of it from the model's files."""
+    return PromptTokenizer.of(model.tokenizer, model.n_ctx, model.d_vocab)
 
 
 def bos_of(model: PatchableModel, wanted: bool | None) -> bool:

@@ -15,6 +15,7 @@ inside a package on PyPI: pip fetches it once and checks its hash; afterwards it
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from circuit.edges.method import Precision
 from circuit.models.catalogue import title_of
 from circuit.models.fetch import locate, readable_errors, without_bars
 from circuit.models.tokenizer import PromptTokenizer, adds_bos
+from circuit.models.tokenizer_file import read_tokenizer
 
 if TYPE_CHECKING:
     from circuit.engine.model import PatchableModel
@@ -106,25 +108,24 @@ def load_tokenizer(
     stage.say(f"Reading the tokenizer of {title_of(str(name))}")
     with readable_errors(str(name)), without_bars():
         config, tokenizer = _read_config(where)
-        return PromptTokenizer.of(tokenizer, config.max_position_embeddings)
+        return PromptTokenizer.of(tokenizer, config.max_position_embeddings, config.vocab_size)
 
 
 def _read_config(where: str) -> tuple[Any, Any]:
     """The configuration, of an architecture that is supported, and the tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from circuit.engine.supported import check_supported
 
     config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     check_supported(config)
-    return config, AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    return config, read_tokenizer(where)
 
 
 def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> PatchableModel:
     """A Hugging Face causal language model and its tokenizer -> PatchableModel.
 
-    The model is used as it is, on the device and in the precision it has. TransformerLens reads the tokenizer again
-    from its `name_or_path`, so one made in memory has to be saved to a folder first.
+    The model is used as it is, on the device and in the precision it has, and so is the tokenizer.
 
     Raises:
         ModelError: When the architecture is not supported, or TransformerLens computes something else than the model.
@@ -143,9 +144,13 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
     with torch.no_grad():
         expected = hf_model(tokens, use_cache=False).logits[:, -1].float()
         bridge = TransformerBridge.boot_transformers(
-            tokenizer.name_or_path, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, dtype=hf_model.dtype
+            tokenizer.name_or_path,
+            hf_model=hf_model,
+            tokenizer=_for_transformer_lens(tokenizer),
+            device=hf_model.device,
+            dtype=hf_model.dtype,
         )
-        model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos)
+        model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos, tokenizer=tokenizer)
         theirs, ours = (
             (model.logits(tokens, last, through_bridge=bridged).float() - expected).abs().max() / expected.abs().max()
             for bridged in (True, False)
@@ -158,6 +163,14 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
             "scores would be wrong. Its config.json must hold an option that TransformerLens does not know."
         )
     return model
+
+
+def _for_transformer_lens(tokenizer: Any) -> Any:
+    """A copy for TransformerLens, which gives a tokenizer BOS, EOS and padding tokens where it has none; and marked as
+    one that adds a BOS token, since it would read any other again from its files, by rules of its own."""
+    theirs = deepcopy(tokenizer)
+    theirs.init_kwargs["add_bos_token"] = True
+    return theirs
 
 
 def _check_complete(name: str, loaded: dict[str, Any]) -> None:

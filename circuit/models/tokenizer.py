@@ -4,8 +4,8 @@
     adds_bos             whether a tokenizer starts every text with a BOS token by itself
     visible              text with its spaces made visible
 
-    tokenizer = PromptTokenizer.of(model.tokenizer, n_ctx=model.n_ctx)     # in the worker, where models are
-    tokenizer.encode(" Mary")                                              # anywhere: [10554]
+    tokenizer = PromptTokenizer.of(model.tokenizer, model.n_ctx, model.d_vocab)     # in the worker, where models are
+    tokenizer.encode(" Mary")                                                       # anywhere: [10554]
 
 The worker reads a tokenizer once and hands it over; from then on the web process answers each edit of the prompt table
 by itself. Both cut texts with the same code, so the check on the page and the run agree on every row.
@@ -13,13 +13,19 @@ by itself. Both cut texts with the same code, so the check on the page and the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from circuit.common.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenizers import Tokenizer
+
+_ANCHORS = ("\n", ".", ",", ":", "a", "1")
+"""Texts to put before one that is to be cut as the continuation of another: at least one merges with nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,20 @@ class PromptTokenizer:
     """Whether the tokenizer starts every text with a BOS token by itself."""
     n_ctx: int | None = None
     """The model's context length, in tokens."""
+    n_rows: int | None = None
+    """The rows of the model's embedding: it has none for tokens of this number or above."""
+    memory: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What has been worked out with this tokenizer. It stays in its process."""
 
     @classmethod
-    def of(cls, tokenizer: Any, n_ctx: int | None = None) -> PromptTokenizer:
+    def of(cls, tokenizer: Any, n_ctx: int | None = None, n_rows: int | None = None) -> PromptTokenizer:
         """From a Hugging Face tokenizer; a `PromptTokenizer` is returned as it is.
 
+        The BOS token is the one that the tokenizer puts before every text, whether or not it has a name; else the one
+        that is named.
+
         Raises:
-            ModelError: When the tokenizer is not one of the `tokenizers` library.
+            ModelError: When the tokenizer is not one of the `tokenizers` library, or puts several tokens before a text.
         """
         if isinstance(tokenizer, cls):
             return tokenizer
@@ -53,27 +66,85 @@ class PromptTokenizer:
             )
         backend.no_truncation()  # as its Hugging Face wrapper does at each call
         backend.no_padding()
-        return cls(backend, tokenizer.bos_token_id, tokenizer.unk_token_id, adds_bos(tokenizer), n_ctx)
+        before = _put_before(backend)
+        if len(before) > 1:
+            pieces = " ".join(str(backend.id_to_token(token)) for token in before)
+            raise ModelError(
+                f"This model's tokenizer puts {len(before)} tokens before every text ({pieces}), and only a single BOS "
+                "token is supported."
+            )
+        bos = before[0] if before else tokenizer.bos_token_id
+        return cls(backend, bos, tokenizer.unk_token_id, bool(before), n_ctx, n_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "memory": {}}
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without special tokens around it."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def encode_after(self, prompt: str, tokens: Sequence[int], text: str) -> list[int]:
+        """The tokens of a text that goes on from a prompt, whose own tokens are `tokens`.
+
+        They are those that follow the prompt's in the tokens of both together. Where the two together are cut so that
+        the prompt's own tokens change ('cat' and 's' may be one word), they are those of the text after something that
+        it does not merge with: what the model has to write for the text to be there.
+        """
+        start, before = self._end_of(prompt, tokens)
+        together = self.encode(start + text)
+        return together[len(before) :] if together[: len(before)] == before else self._encode_amid(text)
+
+    @cached_property
+    def spaces_texts(self) -> bool:
+        """Whether a text is cut as if a space stood before it, as SentencePiece tokenizers do."""
+        first = self.encode("a")[:1]
+        return bool(first) and self.piece(first[0]).startswith(" ")
+
     def piece(self, token: int) -> str:
         """What a token stands for, with the space that it begins with."""
-        text = self.backend.decode([token], skip_special_tokens=False)
-        # SentencePiece tokenizers take the first space of what they decode for their own.
-        return f" {text}" if self.raw(token).startswith("▁") and not text.startswith(" ") else text
+        pieces: dict[int, str] = self.memory.setdefault("pieces", {})
+        if token not in pieces:
+            raw = self.raw(token)
+            # SentencePiece tokenizers take the first space of what they decode for their own.
+            spaced = raw.startswith("▁")
+            pieces[token] = raw.replace("▁", " ") if spaced else self.backend.decode([token], skip_special_tokens=False)
+        return pieces[token]
 
     def raw(self, token: int) -> str:
         """What the vocabulary calls a token."""
         return self.backend.id_to_token(token) or ""
 
+    def _end_of(self, prompt: str, tokens: Sequence[int]) -> tuple[str, list[int]]:
+        """The end of a prompt, and its tokens: that of its last two where these are cut alike without the others, so
+        that prompts which end alike need only be looked at once; else all of it."""
+        key = ("end", *tokens[-2:])
+        if key not in self.memory:
+            end = self.backend.decode(list(tokens[-2:]), skip_special_tokens=False)
+            self.memory[key] = end, self.encode(end)
+        end, ids = self.memory[key]
+        alike = prompt.endswith(end) and ids[-1:] == list(tokens[-1:])
+        return (end, ids) if alike else (prompt, list(tokens))
+
+    def _encode_amid(self, text: str) -> list[int]:
+        """The tokens of a text in the middle of another, without the space that is put before a whole text."""
+        if not self.spaces_texts:
+            return self.encode(text)
+        for anchor in _ANCHORS:
+            before, both = self.encode(anchor), self.encode(anchor + text)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return self.encode(text)
+
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether a Hugging Face tokenizer starts every text with its BOS token."""
-    plain, special = (tokenizer("a", add_special_tokens=add).input_ids for add in (False, True))
-    return len(special) > len(plain) and special[0] == tokenizer.bos_token_id
+    """Whether a Hugging Face tokenizer starts every text with a BOS token, named or not."""
+    return hasattr(tokenizer, "backend_tokenizer") and PromptTokenizer.of(tokenizer).prepend_bos
+
+
+def _put_before(backend: Tokenizer) -> list[int]:
+    """The tokens that a tokenizer puts before every text."""
+    encoded = backend.encode("a", add_special_tokens=True)
+    return encoded.ids[: (encoded.special_tokens_mask + [0]).index(0)]
 
 
 def visible(text: str) -> str:

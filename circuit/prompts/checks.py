@@ -7,18 +7,22 @@
     duplicates    the check that needs all of them
     check_bos     whether the choice of a BOS token fits the tokenizer
 
+How answers are read is in `circuit.prompts.answers`.
+
 A row with a finding that is `broken` is left out of runs. `doubtful` rows are used, but their numbers may not mean what
 they seem to; a `note` is worth knowing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from circuit.common.words import counted
 from circuit.models.tokenizer import PromptTokenizer, visible
+from circuit.prompts.answers import Reading, read_answers
 
 if TYPE_CHECKING:
     from circuit.prompts.pairs import PromptPair
@@ -45,6 +49,8 @@ KINDS: dict[str, Kind] = {
     "split": Kind("broken", "Answer of several tokens", "Add the leading space"),
     "blank": Kind("broken", "Empty answer", "Remove it"),
     "unknown": Kind("broken", "Words that the tokenizer does not know"),
+    "beyond": Kind("broken", "Tokens that the model has no row for"),
+    "no-bos": Kind("broken", "A BOS token is asked for, and there is none"),
     "both": Kind("broken", "Answer both right and wrong", "Keep it right only"),
     "space": Kind("doubtful", "Leading space missing in an answer", "Add the leading space"),
     "trailing": Kind("doubtful", "Prompt ends with a space", "Remove that space"),
@@ -84,30 +90,30 @@ class PairTokens:
     """Answers that were read without their leading space, since only so they are one token of this model."""
 
 
+_NO_BOS = (
+    "This model's tokenizer has no BOS token, so none can be put before the prompts: choose the tokenizer's habit."
+)
+
+
 def check_pair(pair: PromptPair, tokenizer: PromptTokenizer, prepend_bos: bool, n_ctx: int | None) -> PairTokens:
     """Tokenize a pair, and find what is wrong with it."""
     bos = [tokenizer.bos] if prepend_bos and tokenizer.bos is not None else []
-    clean, corrupt = bos + tokenizer.encode(pair.clean), bos + tokenizer.encode(pair.corrupt)
-    tokens = PairTokens(clean, corrupt, [], [])
+    clean, corrupt = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupt)
+    right, wrong = (read_answers(pair.clean, clean, texts, tokenizer) for texts in (pair.answers, pair.wrong_answers))
+    tokens = PairTokens(bos + clean, bos + corrupt, _single(right), _single(wrong))
+    for text, reading in zip((*pair.answers, *pair.wrong_answers), (*right, *wrong), strict=True):
+        if reading.bare is not None:
+            tokens.adapted[text] = reading.bare
     found = tokens.findings
-    found += _prompts(pair, clean, corrupt, len(bos), tokenizer, n_ctx)
-    for which, texts, ids in (
-        ("right", pair.answers, tokens.answers),
-        ("wrong", pair.wrong_answers, tokens.wrong_answers),
-    ):
-        for text in texts:
-            split = tokenizer.encode(text)
-            if len(split) != 1 and text.startswith(" ") and len(bare := tokenizer.encode(text[1:])) == 1:
-                split = bare  # tokenizers that put a space before every text by themselves
-                tokens.adapted[text] = text[1:]
-            if len(split) == 1:
-                ids += split
-            else:
-                found.append(_not_one_token(which, text, split, pair, tokenizer))
-    found += _unknown_words(pair, tokenizer)
+    if prepend_bos and not bos:
+        found.append(Finding("no-bos", _NO_BOS))
+    found += _prompts(pair, tokens.clean, tokens.corrupt, len(bos), tokenizer, n_ctx)
+    found += _not_one_token(pair, right, wrong, tokenizer)
+    found += _unknown_words(pair, (clean, corrupt), right, wrong, tokenizer)
+    found += _beyond(tokens, right, wrong, tokenizer)
     if not pair.answers:
         found.append(Finding("unanswered", "There is no right answer."))
-    found += _answers(pair, tokens, tokenizer)
+    found += _answers(pair, tokens, right, wrong, tokenizer)
     for ids in (tokens.answers, tokens.wrong_answers):  # or P(right answers) could exceed 1
         ids[:] = dict.fromkeys(ids)
     return tokens
@@ -126,7 +132,7 @@ def duplicates(pairs: Sequence[PromptPair]) -> dict[int, Finding]:
 def check_bos(tokenizer: PromptTokenizer, choice: bool | None, clean: Sequence[str]) -> str | None:
     """What is doubtful about the choice of a BOS token (None is the tokenizer's own habit), or None."""
     if choice and tokenizer.bos is None:
-        return "This model's tokenizer has no BOS token, so none is put before the prompts."
+        return _NO_BOS
     if choice is False and tokenizer.prepend_bos:
         mark = tokenizer.raw(tokenizer.bos) if tokenizer.bos is not None else ""
         if not all(text.startswith(mark) for text in clean):
@@ -179,47 +185,93 @@ def _prompts(
             yield Finding("trailing", words, bare)
 
 
-def _unknown_words(pair: PromptPair, tokenizer: PromptTokenizer) -> Iterator[Finding]:
+def _unknown_words(
+    pair: PromptPair,
+    prompts: tuple[list[int], list[int]],
+    right: Sequence[Reading],
+    wrong: Sequence[Reading],
+    tokenizer: PromptTokenizer,
+) -> Iterator[Finding]:
     """Word-level tokenizers turn words that they do not know into one and the same token."""
     unknown = tokenizer.unknown
     if unknown is None:
         return
-    for text in dict.fromkeys((pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers)):
-        if unknown in tokenizer.encode(text) and tokenizer.raw(unknown) not in text:
-            words = [word for word in text.split() if unknown in tokenizer.encode(word)]
-            yield Finding("unknown", f"This model's tokenizer does not know '{visible(' '.join(words) or text)}'.")
+    mark = tokenizer.raw(unknown)
+    texts = [text for text, ids in zip((pair.clean, pair.corrupt), prompts, strict=True) if unknown in ids]
+    texts = [text for text in texts if mark not in text]
+    readings = zip((*pair.answers, *pair.wrong_answers), (*right, *wrong), strict=True)
+    texts += [text for text, reading in readings if reading.unknown]
+    for text in dict.fromkeys(texts):
+        words = [word for word in text.split() if unknown in tokenizer.encode(word)]
+        yield Finding("unknown", f"This model's tokenizer does not know '{visible(' '.join(words) or text)}'.")
+
+
+def _beyond(
+    tokens: PairTokens, right: Sequence[Reading], wrong: Sequence[Reading], tokenizer: PromptTokenizer
+) -> Iterator[Finding]:
+    """Tokens that were added to the tokenizer, and not to the model."""
+    n_rows = tokenizer.n_rows
+    if n_rows is None:
+        return
+    answers = [token for reading in (*right, *wrong) for token in reading.tokens]
+    beyond = dict.fromkeys(token for token in (*tokens.clean, *tokens.corrupt, *answers) if token >= n_rows)
+    for token in beyond:
+        yield Finding(
+            "beyond",
+            f"'{visible(tokenizer.piece(token))}' is token {token}, and this model's embedding has rows for 0 to "
+            f"{n_rows - 1} only: it was added to the tokenizer, and not to the model. Leave it out.",
+        )
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-def _not_one_token(which: str, text: str, split: list[int], pair: PromptPair, tokenizer: PromptTokenizer) -> Finding:
-    if not split:
-        bare = _each_answer(pair, lambda answer: answer if tokenizer.encode(answer) else None)
-        return Finding("blank", f"A {which} answer is empty.", bare)
-
-    def spaced(answer: str) -> str:
-        helps = len(tokenizer.encode(answer)) > 1 and len(tokenizer.encode(f" {answer}")) == 1
-        return f" {answer}" if helps else answer
-
-    pieces = " | ".join(visible(tokenizer.piece(token)) for token in split)
-    words = f"The {which} answer '{visible(text)}' is {len(split)} tokens for this model ({pieces})."
-    if spaced(text) == text:
-        return Finding("split", words)
-    hint = f"With a leading space it is one token: enter '{visible(spaced(text))}'."
-    return Finding("split", f"{words} {hint}", _each_answer(pair, spaced))
+def _single(readings: Sequence[Reading]) -> list[int]:
+    """The tokens of those answers that are one token."""
+    return [reading.tokens[0] for reading in readings if len(reading.tokens) == 1]
 
 
-def _answers(pair: PromptPair, tokens: PairTokens, tokenizer: PromptTokenizer) -> Iterator[Finding]:
+def _not_one_token(
+    pair: PromptPair, right: Sequence[Reading], wrong: Sequence[Reading], tokenizer: PromptTokenizer
+) -> Iterator[Finding]:
+    which = ["right"] * len(right) + ["wrong"] * len(wrong)
+    texts = (*pair.answers, *pair.wrong_answers)
+    odd = [each for each in zip(which, texts, (*right, *wrong), strict=True) if len(each[2].tokens) != 1]
+    if not odd:
+        return
+    blank = {text for _, text, reading in odd if not reading.tokens}
+    needing = {text for _, text, reading in odd if reading.needs_space}
+    without_blank = _each_answer(pair, lambda text: None if text in blank else text) if blank else None
+    spaced = _each_answer(pair, lambda text: f" {text}" if text in needing else text) if needing else None
+    for side, text, reading in odd:
+        if text in blank:
+            yield Finding("blank", f"A {side} answer is empty.", without_blank)
+            continue
+        pieces = " | ".join(visible(tokenizer.piece(token)) for token in reading.tokens)
+        words = f"The {side} answer '{visible(text)}' is {len(reading.tokens)} tokens for this model ({pieces})."
+        if text in needing:
+            words += f" With a leading space it is one token: enter '{visible(' ' + text)}'."
+        yield Finding("split", words, spaced if text in needing else None)
+
+
+def _answers(
+    pair: PromptPair,
+    tokens: PairTokens,
+    right: Sequence[Reading],
+    wrong: Sequence[Reading],
+    tokenizer: PromptTokenizer,
+) -> Iterator[Finding]:
     both = sorted(set(tokens.answers) & set(tokens.wrong_answers))
     if both:
-        left = [text for text in pair.wrong_answers if _token(text, tokenizer) not in both]
-        mended = replace(pair, wrong_answers=tuple(left)) if left else None
+        read = zip(pair.wrong_answers, wrong, strict=True)
+        left = tuple(text for text, reading in read if len(reading.tokens) != 1 or reading.tokens[0] not in both)
+        mended = replace(pair, wrong_answers=left) if left else None
         for token in both:
             words = f"'{visible(tokenizer.piece(token))}' is both a right and a wrong answer."
             yield Finding("both", words, mended)
 
-    bare = [text for text in (*pair.answers, *pair.wrong_answers) if _lacks_space(text, pair.clean, tokenizer)]
+    given = (*pair.answers, *pair.wrong_answers)
+    bare = [text for text, reading in zip(given, (*right, *wrong), strict=True) if reading.lacks_space]
     if bare:
         mended = _each_answer(pair, lambda text: f" {text}" if text in bare else text)
         listed = ", ".join(f"'{visible(text)}'" for text in dict.fromkeys(bare))
@@ -229,39 +281,21 @@ def _answers(pair: PromptPair, tokens: PairTokens, tokenizer: PromptTokenizer) -
         )
         yield Finding("space", words, mended)
 
-    for which, texts, ids in (
-        ("right", pair.answers, tokens.answers),
-        ("wrong", pair.wrong_answers, tokens.wrong_answers),
+    for which, texts, readings, ids in (
+        ("right", pair.answers, right, tokens.answers),
+        ("wrong", pair.wrong_answers, wrong, tokens.wrong_answers),
     ):
         if len(set(ids)) < len(ids):
-            first = {_token(text, tokenizer): text for text in reversed(texts)}
-            once = tuple(text for text in dict.fromkeys(texts) if first[_token(text, tokenizer)] == text)
+            first = {reading.tokens: text for text, reading in reversed(list(zip(texts, readings, strict=True)))}
+            each = dict(zip(texts, readings, strict=True))
+            once = tuple(text for text in each if len(each[text].tokens) != 1 or first[each[text].tokens] == text)
             mended = replace(pair, answers=once) if which == "right" else replace(pair, wrong_answers=once)
-            again = next(token for token in ids if ids.count(token) > 1)
+            again = next(token for token, times in Counter(ids).items() if times > 1)
             words = f"The {which} answer '{visible(tokenizer.piece(again))}' is given {ids.count(again)} times"
             yield Finding("repeated", f"{words}, and counts once.", mended)
     if not pair.wrong_answers:
         words = "There is no wrong answer: the answer function avg_diff cannot be used; avg_val and mse can."
         yield Finding("one-sided", words)
-
-
-def _token(text: str, tokenizer: PromptTokenizer) -> int | str:
-    """The token that an answer is read as, or its text where it is not one."""
-    for each in (text, text.removeprefix(" ")):
-        if len(ids := tokenizer.encode(each)) == 1:
-            return ids[0]
-    return text
-
-
-def _lacks_space(answer: str, prompt: str, tokenizer: PromptTokenizer) -> bool:
-    """Whether an answer is one token with and without a leading space, two different ones, and the prompt's end calls
-    for that with the space. Digits may go on from digits, and nothing is said of a prompt that ends with a space, a
-    hyphen, an opening bracket or a quote."""
-    end = prompt[-1:]
-    if not answer[:1].isalnum() or not (end.isalnum() or end in ",.;:!?)]}") or (end.isdigit() and answer[0].isdigit()):
-        return False
-    bare, spaced = tokenizer.encode(answer), tokenizer.encode(f" {answer}")
-    return len(bare) == len(spaced) == 1 and bare != spaced
 
 
 def _each_answer(pair: PromptPair, change: Callable[[str], str | None]) -> PromptPair:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuit.common.errors import ModelError
+from circuit.common.errors import ModelError, PromptError
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.checks import KINDS, check_bos, check_pair, parting
 from circuit.prompts.encode import encode, mended
@@ -79,7 +80,7 @@ def test_every_check_has_an_example_that_triggers_it_and_a_fix_that_mends_it(wor
 
 
 def test_every_kind_of_finding_is_tried(words: PromptTokenizer) -> None:
-    assert set(EXAMPLES) | {"duplicate", "unknown"} == set(KINDS)  # duplicates: below; unknown words: test_prompts.py
+    assert set(EXAMPLES) | {"duplicate", "unknown", "beyond", "no-bos"} == set(KINDS)  # these have tests of their own
 
 
 def test_a_good_pair_has_no_findings(words: PromptTokenizer) -> None:
@@ -129,8 +130,39 @@ def test_a_choice_of_bos_that_does_not_fit_the_tokenizer_is_said(words: PromptTo
     assert check_bos(habit, True, [" the"]) is None
     assert "BOS token is missing" in str(check_bos(habit, False, [" the"]))
     assert check_bos(habit, False, ["<bos> the"]) is None  # it stands in the text
-    assert "has no BOS token" in str(check_bos(without, True, [" the"]))
+    assert "has no BOS token, so none can be put" in str(check_bos(without, True, [" the"]))
     assert check_bos(words, False, [" the"]) is None
+
+
+def test_a_bos_token_that_does_not_exist_breaks_every_row(words: PromptTokenizer) -> None:
+    without = PromptTokenizer(words.backend, None, None)
+    encoded = encode(PromptSet("one", (GOOD,)), without, prepend_bos=True)
+    assert [finding.kind for finding in encoded.findings[0]] == ["no-bos"]
+    with pytest.raises(PromptError, match=r"Row 1: This model's tokenizer has no BOS token, so none can be put"):
+        encoded.dataset()
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        PromptPair(" the cat is", " the dog is", (" sat",), (" on",)),
+        PromptPair(" the cat", " the is", (" sat",), (" on",)),
+        PromptPair(" the cat", " the dog", (" is",), (" on",)),
+        PromptPair(" the cat", " the dog", (" sat",), (" on", " is")),
+    ],
+)
+def test_a_token_that_the_model_has_no_row_for_is_named(words: PromptTokenizer, pair: PromptPair) -> None:
+    (beyond,) = words.encode(" is")
+    model = replace(words, n_rows=beyond)
+    assert encode(PromptSet("one", (GOOD,)), model, False).findings[0][0].kind == "beyond"  # its wrong answer
+    (finding,) = [finding for finding in check_pair(pair, model, False, None).findings if finding.kind == "beyond"]
+    assert finding.broken
+    assert finding.words == (
+        f"'·is' is token {beyond}, and this model's embedding has rows for 0 to {beyond - 1} only: it was added to the "
+        "tokenizer, and not to the model. Leave it out."
+    )
+    kinds = {finding.kind for finding in check_pair(pair, replace(words, n_rows=beyond + 1), False, None).findings}
+    assert "beyond" not in kinds
 
 
 def test_prompts_part_where_they_first_differ() -> None:
@@ -151,6 +183,9 @@ def test_texts_are_cut_as_by_the_hugging_face_tokenizer(spaced_tokenizer: Any, t
 
 def test_a_tokenizer_survives_the_way_from_the_worker(spaced_tokenizer: Any) -> None:
     words = PromptTokenizer.of(spaced_tokenizer, n_ctx=7)
+    size = len(pickle.dumps(words))
+    check_pair(GOOD, words, False, None)
+    assert len(pickle.dumps(words)) == size  # what it remembers stays where it is
     other = pickle.loads(pickle.dumps(words))
     assert other.encode(" the cat sat") == words.encode(" the cat sat")
     assert (other.bos, other.unknown, other.prepend_bos, other.n_ctx) == (words.bos, None, False, 7)

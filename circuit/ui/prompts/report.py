@@ -36,7 +36,8 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
     bos = "with" if tokens.prepend_bos(words) and words.bos is not None else "without"
     st.subheader(used, anchor=False)
     st.caption(f"As tokens of {title_of(session.model_key())}, {bos} a BOS token before each prompt.")
-    lines = finding_lines(checked)
+    all_lines = finding_lines(checked)
+    lines = [line for line in all_lines if line[0] != "no-bos"]  # which is true of all rows, and said once, below
     odd = check_bos(words, session.prepend_bos(), [pair.clean for pair in prompts.pairs])
     if not lines and not checked.adapted and not odd:
         return
@@ -61,7 +62,8 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
                 "Do as the tokenizer does", width="stretch", on_click=session.reset_bos,
                 help="Leaves the choice of a BOS token to the tokenizer, which knows what the model was trained with.",
             )  # fmt: skip
-        if broken and click.button(
+        mendable = broken and lines == all_lines  # else the choice of a BOS token is to be mended, and no row
+        if mendable and click.button(
             f"Remove the {len(broken)} broken row{'s' if len(broken) > 1 else ''}",
             key="remove-broken",
             help="They are left out of runs in any case. The table as it was can be brought back.",
