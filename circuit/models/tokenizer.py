@@ -144,7 +144,7 @@ def adds_bos(tokenizer: Any) -> bool:
 def _put_before(backend: Tokenizer) -> list[int]:
     """The tokens that a tokenizer puts before every text."""
     encoded = backend.encode("a", add_special_tokens=True)
-    return encoded.ids[: (encoded.special_tokens_mask + [0]).index(0)]
+    return encoded.ids[: [*encoded.special_tokens_mask, 0].index(0)]
 
 
 def visible(text: str) -> str:

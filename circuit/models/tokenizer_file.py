@@ -72,8 +72,8 @@ def _follow(wanted: Tokenizer, tokenizer: Any) -> None:
     backend.post_processor = wanted.post_processor
     if (text := _difference(wanted, backend)) is not None:
         raise ModelError(
-            f"The tokenizer cuts '{visible(text)}' otherwise than this model's tokenizer.json says, so its tokens would "
-            "not be the model's own. Save the tokenizer again with save_pretrained of a current transformers."
+            f"The tokenizer cuts '{visible(text)}' otherwise than this model's tokenizer.json says, so its tokens are "
+            "not the model's own. Save the tokenizer again with save_pretrained of a current transformers."
         )
 
 
