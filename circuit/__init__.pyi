@@ -21,6 +21,7 @@ from .engine.mask_gradient import prompt_scores as prompt_scores
 from .engine.mask_gradient import score_edges as score_edges
 from .engine.model import PatchableModel as PatchableModel
 from .engine.model import PruneScores as PruneScores
+from .engine.nodes import score_nodes as score_nodes
 from .engine.patching import run_circuits as run_circuits
 from .jobs.attribute import attribute as attribute
 from .jobs.check import CheckRequest as CheckRequest

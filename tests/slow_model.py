@@ -102,6 +102,8 @@ class SlowModel:
         self.n_heads: int = config.num_attention_heads
         self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.n_sources = 1 + len(self.blocks) * (self.n_heads + 1)
+        self.factors = (1.0, 1.0, 1.0)
+        """Of the gradients at queries, keys and values."""
 
     def mask_shapes(self) -> dict[str, tuple[int, ...]]:
         """Rows (where the destination has heads) and sources, by destination module."""
@@ -135,15 +137,36 @@ class SlowModel:
             for w, b, n in zip(weights, biases, heads, strict=True)
         ]
 
+    def written(self, group: int, sources: Sequence[Tensor]) -> Tensor:
+        """What a group of sources adds to the stream: the embedding (0), a block's heads (odd) or its MLP (even)."""
+        if group == 0:
+            return sources[0]
+        layer, is_mlp = divmod(group - 1, 2)
+        first = 1 + layer * (self.n_heads + 1)
+        if is_mlp:
+            return sources[first + self.n_heads]
+        total = torch.stack(list(sources[first : first + self.n_heads])).sum(0)
+        bias = self.blocks[layer].get_submodule(self.out).bias
+        return total if bias is None else total + bias
+
     def run(
-        self, tokens: Tensor, last: Tensor, masks: Scores | None = None, ablated: Sequence[Tensor] | None = None
+        self,
+        tokens: Tensor,
+        last: Tensor,
+        masks: Scores | None = None,
+        ablated: Sequence[Tensor] | None = None,
+        change: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Run:
-        """A forward pass. Without masks nothing is ablated, but each destination still reads a copy of its own."""
+        """A forward pass. Without masks nothing is ablated, but each destination still reads a copy of its own.
+
+        `change(group, x)` says what a group of sources adds to the stream in place of x: see `written`.
+        """
         run = Run(torch.empty(0))
+        change = change or (lambda group, x: x)
         shape = (*tokens.shape, -1)
         with ExitStack() as hooks:
             for layer, block in enumerate(self.blocks):
-                self._hook_block(run, layer, block, shape, masks, ablated, hooks)
+                self._hook_block(run, layer, block, shape, masks, ablated, change, hooks)
 
             def final(module: Any, args: Any) -> Any:
                 name = f"blocks.{len(self.blocks) - 1}.hook_resid_post"
@@ -155,7 +178,15 @@ class SlowModel:
         return run
 
     def _hook_block(
-        self, run: Run, layer: int, block: Any, shape: Any, masks: Scores | None, ablated: Any, hooks: ExitStack
+        self,
+        run: Run,
+        layer: int,
+        block: Any,
+        shape: Any,
+        masks: Scores | None,
+        ablated: Any,
+        change: Callable[[int, Tensor], Tensor],
+        hooks: ExitStack,
     ) -> None:
         streams: list[Tensor] = []
         before = 1 + layer * (self.n_heads + 1)
@@ -174,7 +205,9 @@ class SlowModel:
                     F.linear(norm1.forward(read), weight, bias)
                     for read, weight, bias in zip(reads, weights, biases, strict=True)
                 ]
-                projected.append(torch.stack(heads, dim=-2))  # [batch, pos, heads, d_head]
+                part = torch.stack(heads, dim=-2)  # [batch, pos, heads, d_head]
+                factor = self.factors["qkv".index(letter)]
+                projected.append(part * factor + (part * (1 - factor)).detach())
 
         def put(part: int | None) -> Callable[..., Tensor]:
             def hook(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -198,8 +231,23 @@ class SlowModel:
         def mlp_input(module: Any, args: Any) -> Any:
             return (mlp_read(args[0]),) if self.norm2 else (norm1.forward(mlp_read(streams[0])),)
 
-        def mlp_out(module: Any, args: Any, output: Tensor) -> None:
+        def mlp_out(module: Any, args: Any, output: Tensor) -> Tensor:
             run.sources.append(output.view(shape))
+            return change(2 * layer + 2, output)
+
+        def embedded(module: Any, args: Any, options: Any) -> Any:
+            return (
+                ((change(0, args[0]), *args[1:]), options)
+                if args
+                else (args, {**options, "hidden_states": change(0, options["hidden_states"])})
+            )
+
+        def attention_out(module: Any, args: Any, output: Tensor) -> Tensor:
+            return change(2 * layer + 1, output)
+
+        if layer == 0:
+            hooks.enter_context(_removed(block.register_forward_pre_hook(embedded, with_kwargs=True)))
+        hooks.enter_context(_removed(block.get_submodule(self.out).register_forward_hook(attention_out)))
 
         hooks.enter_context(_removed(norm1.register_forward_pre_hook(attention_input)))
         for i, name in enumerate(self.qkv):
@@ -336,7 +384,8 @@ def slow_mask_scores(
             masks = {name: torch.full_like(mask, m).requires_grad_() for name, mask in total.items()}
             logits = model.run(batch.clean, batch.last, masks, ablated).logits
             loss = slow_loss(logits, batch, grad_function, answer_function)
-            for name, gradient in zip(masks, torch.autograd.grad(loss, list(masks.values())), strict=True):
+            gradients = torch.autograd.grad(loss, list(masks.values()), materialize_grads=True)
+            for name, gradient in zip(masks, gradients, strict=True):
                 total[name] += weight * gradient / len(prompts)
     return total
 

@@ -4,12 +4,14 @@
     PatchType        whether a circuit's edges, or all others, are patched
     GradFunction     what the logits become before the answers are read off
     AnswerFunction   how the answers become one number a prompt
-    IntegrationRule  which mask values are averaged, with which weights
+    Path             along what way from the model to its ablation gradients are taken
+    Backward         by which rules the backward pass goes
+    IntegrationRule  which points of the way are averaged, with which weights
     Method           all of them together, checked, with a one-line description
-    sample_points    mask values and weights of a method
+    sample_points    points and weights along a path
 
-Names and meanings are those of AutoCircuit (https://github.com/UFO-101/auto-circuit). Nothing here imports
-torch, so the web process can hold a method without holding a model.
+Names and meanings are those of AutoCircuit (https://github.com/UFO-101/auto-circuit), except for paths and backward
+rules, which it does not have.
 """
 
 from __future__ import annotations
@@ -23,6 +25,19 @@ from circuit.common.errors import OptionError
 
 GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
 AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
+Path = Literal["masks", "inputs", "ends", "activations"]
+"""The way from the untouched model, at 0, to what replaces its activations, at 1:
+
+- `"masks"`: every edge is ablated by the same mask value, as in AutoCircuit. The scores' differences are those of the
+  pass at each point.
+- `"inputs"`: the embedding of the clean prompt turns into that of the other prompt (EAP-IG-inputs, Hanna et al. 2024,
+  https://arxiv.org/abs/2403.17806). Differences are those between the two prompts, here and in what follows.
+- `"ends"`: the two ends of that way, and nothing between (clean-corrupted).
+- `"activations"`: one group of sources at a time (the embedding, then each block's heads together, then its MLP) turns
+  into what replaces it, while all before it stays clean (EAP-IG-activations).
+"""
+Backward = Literal["gradient", "relp", "relp+constant-attention", "gim", "linear-mlp+gim-attention"]
+"""The rules of the backward pass: see `circuit.engine.backward_rules`."""
 IntegrationRule = Literal["reference", "trapezoid", "midpoint"]
 CleanCorrupt = Literal["clean", "corrupt"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -98,18 +113,29 @@ def sample_points(
     mask_val: float | None,
     integrated_grad_samples: int | None,
     rule: IntegrationRule = "reference",
+    path: Path = "masks",
 ) -> list[tuple[float, float]]:
-    """The mask values m at which the gradient is taken, and their weights, which sum to 1.
+    """The points along a path at which the gradient is taken, from 0 to 1, and their weights, which sum to 1.
 
     With N = `integrated_grad_samples`:
 
-    - `"reference"` (AutoCircuit's): m = 0/N, 1/N, ..., N/N, each weighted 1 / (N + 1).
-    - `"trapezoid"`: the same N + 1 points, the two ends weighted half: second-order accurate.
-    - `"midpoint"`: the N points m = (i + 1/2) / N, each weighted 1 / N: second-order accurate.
+    - `"reference"`, the published points. `"masks"`: 0/N, 1/N, ..., N/N, each weighted 1 / (N + 1), as in AutoCircuit.
+      `"inputs"`: 1/N, 2/N, ..., N/N, and `"activations"`: 0/N, 1/N, ..., (N-1)/N, each weighted 1 / N, as in EAP-IG.
+    - `"trapezoid"`: 0/N, 1/N, ..., N/N, the two ends weighted half: second-order accurate.
+    - `"midpoint"`: the N points (i + 1/2) / N, each weighted 1 / N: second-order accurate.
+
+    The path `"ends"` has the points 0 and 1, and neither `mask_val` nor N.
 
     Raises:
         OptionError: Unless exactly one of `mask_val` and `integrated_grad_samples` is given, in range.
     """
+    if path == "ends":
+        if mask_val is not None or integrated_grad_samples is not None:
+            raise OptionError(
+                "The path 'ends' takes the gradient at its two ends: leave integrated_grad_samples out, and set "
+                "mask_val to None."
+            )
+        return [(0.0, 0.5), (1.0, 0.5)]
     if (mask_val is None) == (integrated_grad_samples is None):
         both = "neither" if mask_val is None else "both"
         raise OptionError(
@@ -125,20 +151,23 @@ def sample_points(
         raise OptionError(f"integrated_grad_samples must be a whole number of 1 or more, and is {n!r}.")
     if n > MOST_SAMPLES:
         raise OptionError(f"integrated_grad_samples must be at most {MOST_SAMPLES}, and is {n}.")
-    if rule == "reference":
-        return [(i / n, 1 / (n + 1)) for i in range(n + 1)]
-    if rule == "trapezoid":
-        return [(i / n, (0.5 if i in (0, n) else 1.0) / n) for i in range(n + 1)]
+    _check_choice("integration_rule", rule, IntegrationRule)
     if rule == "midpoint":
         return [((i + 0.5) / n, 1 / n) for i in range(n)]
-    raise OptionError(f"integration_rule must be one of {_listed(IntegrationRule)}, and is {rule!r}.")
+    if rule == "trapezoid":
+        return [(i / n, (0.5 if i in (0, n) else 1.0) / n) for i in range(n + 1)]
+    if path == "masks":
+        return [(i / n, 1 / (n + 1)) for i in range(n + 1)]
+    return [(i / n, 1 / n) for i in (range(1, n + 1) if path == "inputs" else range(n))]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score edges: every argument of `mask_gradient_prune_scores` but model and prompts.
+    """One way to score edges: every argument of `mask_gradient_prune_scores` except model and prompts, and beside them
+    a path and the rules of the backward pass.
 
-    `Method()` is edge attribution patching.
+    `Method()` is edge attribution patching, `Method(path="inputs", mask_val=None, integrated_grad_samples=5)` is
+    EAP-IG-inputs, `Method(path="ends", mask_val=None)` clean-corrupted, and `Method(backward="gim")` GIM.
 
     Raises:
         OptionError: When the options do not fit together; the sentence says which and why.
@@ -151,8 +180,12 @@ class Method:
     ablation_type: AblationType = AblationType.RESAMPLE
     clean_corrupt: CleanCorrupt | None = "corrupt"
     integration_rule: IntegrationRule = "reference"
+    path: Path = "masks"
+    backward: Backward = "gradient"
 
     def __post_init__(self) -> None:
+        _check_choice("path", self.path, Path)
+        _check_choice("backward", self.backward, Backward)
         _check_choice("grad_function", self.grad_function, GradFunction)
         _check_choice("answer_function", self.answer_function, AnswerFunction)
         _check_choice("integration_rule", self.integration_rule, IntegrationRule)
@@ -165,27 +198,42 @@ class Method:
                 f"The ablation '{self.ablation_type}' takes its activations from the prompts of the batch: "
                 "set clean_corrupt to 'clean' or 'corrupt' to say which of the pair."
             )
+        if self.path in ("inputs", "ends") and self.ablation_type is not AblationType.RESAMPLE:
+            raise OptionError(
+                f"The path '{self.path}' leads from the clean prompt to the other one, so it needs the resample "
+                f"ablation, and this is the '{self.ablation_type}' one."
+            )
         self.points  # noqa: B018 - raises where mask_val and integrated_grad_samples do not fit
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Mask values and weights: see `sample_points`."""
-        return sample_points(self.mask_val, self.integrated_grad_samples, self.integration_rule)
+        """Points along the path, and weights: see `sample_points`. `"activations"` goes through them once a group."""
+        return sample_points(self.mask_val, self.integrated_grad_samples, self.integration_rule, self.path)
+
+    def n_passes(self, n_layers: int) -> int:
+        """Forward and backward passes per batch, in a model of this many blocks."""
+        return len(self.points) * (1 + 2 * n_layers if self.path == "activations" else 1)
 
     @property
     def is_edge_attribution_patching(self) -> bool:
-        """Whether this is EAP: logits, and the gradient at the untouched model."""
-        return self.grad_function == "logit" and self.mask_val == 0.0
+        """Whether this is EAP: logits, and the plain gradient at the untouched model."""
+        at_the_model = self.mask_val == 0.0 and self.path in ("masks", "inputs")
+        return self.grad_function == "logit" and at_the_model and self.backward == "gradient"
 
     def describe(self) -> str:
         """One line for captions: what the scores of this method are scores of."""
+        along = "" if self.path == "masks" else f" over {self.path}"
         if self.is_edge_attribution_patching:
             name = "edge attribution patching"
+        elif self.path == "ends":
+            name = "gradient at the clean and the corrupt prompt"
         elif self.mask_val is not None:
-            name = f"mask gradient at m = {self.mask_val:g}"
+            what = "mask gradient" if self.path == "masks" else f"gradient{along}"
+            name = f"{what} at m = {self.mask_val:g}"
         else:
-            points = self.points
-            name = f"integrated gradients, {len(points)} points ({self.integration_rule} rule)"
+            name = f"integrated gradients{along}, {len(self.points)} points ({self.integration_rule} rule)"
+        if self.backward != "gradient":
+            name += f", {self.backward} backward"
         source = f" from {self.clean_corrupt} prompts" if self.ablation_type.reads_batch else ""
         return f"{name}; {self.grad_function} {self.answer_function}; {self.ablation_type} ablation{source}"
 

@@ -4,6 +4,7 @@
     top_edges        the n most important edges
     edges_above      the edges whose importance reaches a threshold
     edges_for_share  the fewest edges that hold a share of the total importance
+    node_scores      the scores of each source's edges, added up
     edge_mask        a list of edges as one bool per edge of the model
     edge_ranks       each edge's place among all edges of the model
     edge_table       a pandas table of edges, one row each
@@ -19,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from circuit.common.errors import NumericalError, OptionError
 from circuit.edges.graph import EdgeGraph
@@ -101,6 +102,14 @@ def edges_for_share(
         return order[:0]
     # The last sum is the total itself, so that a share of 1 is always reached.
     return order[: int(np.searchsorted(running, share * running[-1])) + 1]
+
+
+def node_scores(graph: EdgeGraph, scores: Float[np.ndarray, " n_edges"]) -> Float32[np.ndarray, "*positions n_sources"]:
+    """The scores of each source's edges added up, in the order of `graph.sources`; one row per position, where token
+    positions are kept apart."""
+    place = graph.edge_position.astype(np.int64) * graph.n_sources + graph.edge_source
+    total = np.bincount(place, scores, minlength=(graph.seq_len or 1) * graph.n_sources).astype(np.float32)
+    return total if graph.seq_len is None else total.reshape(graph.seq_len, graph.n_sources)
 
 
 def edge_mask(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n_edges"]:

@@ -41,8 +41,8 @@ from circuit.engine.ablation import Ablation
 from circuit.engine.batches import by_batch, ready
 from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
 from circuit.engine.loss import check_answers
-from circuit.engine.masked_pass import MaskedPass
 from circuit.engine.model import PatchableModel, PruneScores, precision_advice
+from circuit.engine.passes import PassesAlong
 from circuit.engine.score_product import ScoreProduct
 
 
@@ -194,10 +194,10 @@ def score_edges(
     loader = ready(model, loader, method.ablation_type)
     check_answers(loader.dataset, method)
     points = method.points if points is None else points
-    steps = len(loader) * len(points)
+    path = PassesAlong(model, method, points)
+    steps = len(loader) * len(path)
     progress = Progress(steps + Ablation.n_passes(loader, method.ablation_type), report, cancelled)
-    with_streams = any(m != 0 for m, _ in points)
-    ablation = Ablation(model, loader, method.ablation_type, progress, with_streams)
+    ablation = Ablation(model, loader, method.ablation_type, progress, path.needs_streams)
     product = ScoreProduct(model, "positions" if model.seq_len is not None else "prompts" if per_prompt else None)
 
     def zeros(*n_prompts: int) -> Tensor:
@@ -210,17 +210,17 @@ def score_edges(
         first = ablation.first_position(batch, method.clean_corrupt)
         flat = zeros(len(batch)) if per_prompt else zeros()
         sums = model.graph.unflatten(flat)
-        for point, (m, weight) in enumerate(points, start=1):
+        for number, (m, weight, one_pass) in enumerate(path.passes(batch, ablated), start=1):
             progress.check()
-            product.add(MaskedPass(model, batch, ablated, m).run(method), ablated, first, weight, sums)
+            product.add(one_pass.run(method), ablated, first, weight, sums)
             place = f"prompts {batch.rows.start + 1} to {batch.rows.stop} of {len(loader.dataset)}, mask value {m:.3g}"
             _check_finite(sums, place, model)
             words = f"prompts to {batch.rows.stop} of {len(loader.dataset)}"
-            progress.advance(words if len(points) == 1 else f"{words}, sample point {point} of {len(points)}")
+            progress.advance(words if len(path) == 1 else f"{words}, sample point {number} of {len(path)}")
         return flat
 
     total = zeros(len(loader.rows)) if per_prompt else zeros()
-    for batch, found in by_batch(model, loader, score, progress, len(points), method.ablation_type):
+    for batch, found in by_batch(model, loader, score, progress, len(path), method.ablation_type):
         if per_prompt:
             total[batch.rows.start - loader.rows.start : batch.rows.stop - loader.rows.start] = found
         else:

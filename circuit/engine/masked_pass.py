@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuit.edges.method import Method
 from circuit.engine.ablation import Activations
+from circuit.engine.backward_rules import HEAD_FACTORS, PRODUCT_FACTOR, Part, scaled_gradient
 from circuit.engine.dataset import PromptPairBatch
 from circuit.engine.hooks import Hook
 from circuit.engine.loss import loss
@@ -34,6 +35,7 @@ class MaskedPass:
         batch: The prompts, on the model's device; the clean ones go in.
         ablated: What replaces the sources. Its streams are read unless m is 0.
         m: The mask value of every edge, in [0, 1].
+        parts: By which rules gradients go back: see `circuit.engine.backward_rules`.
 
     Attributes:
         embedding: The embedding of every token.
@@ -48,7 +50,15 @@ class MaskedPass:
 
     embedding: Float[Tensor, "batch pos d_model"]
 
-    def __init__(self, model: PatchableModel, batch: PromptPairBatch, ablated: Activations, m: float) -> None:
+    def __init__(
+        self,
+        model: PatchableModel,
+        batch: PromptPairBatch,
+        ablated: Activations,
+        m: float,
+        parts: frozenset[Part] = frozenset(),
+    ) -> None:
+        self.parts = parts
         self._model = model
         self._batch = batch
         self._m = m
@@ -67,11 +77,11 @@ class MaskedPass:
     def run(self, method: Method) -> Self:
         """Run both passes; the loss is that of `method`."""
         with self._model.activations_only():
-            logits = self._model.logits(self._batch.clean, self._batch.last, self.hooks())
+            logits = self._model.logits(self._batch.clean, self._batch.last, self.hooks(), parts=self.parts)
             value = loss(logits, self._batch, method)
             names, inputs = list(self._differentiated), list(self._differentiated.values())
             self._differentiated.clear()
-            self.gradients = dict(zip(names, torch.autograd.grad(value, inputs), strict=True))
+            self.gradients = dict(zip(names, torch.autograd.grad(value, inputs, materialize_grads=True), strict=True))
         return self
 
     def hooks(self) -> list[Hook]:
@@ -80,12 +90,19 @@ class MaskedPass:
         for layer in range(model.n_layers):
             hooks += [
                 (model.attention_hook(layer), partial(self._read_attention, layer)),
-                *((name, partial(self._read_head, name)) for name in model.head_input_hooks(layer)),
+                *self._head_hooks(layer),
                 (model.head_output_hook(layer), partial(self._write_heads, layer)),
                 (model.mlp_hook(layer), partial(self._read_mlp, layer)),
                 (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
             ]
+            if "product" in self.parts and model.has_gates:
+                hooks.append((model.mlp_product_hook(layer), self._multiply_gates))
         return [*hooks, (model.final_hook, self._read_final)]
+
+    def _head_hooks(self, layer: int) -> list[Hook]:
+        factors = HEAD_FACTORS if "factors" in self.parts else (1.0, 1.0, 1.0)
+        names = self._model.head_input_hooks(layer)
+        return [(name, partial(self._read_head, name, factor)) for name, factor in zip(names, factors, strict=True)]
 
     def _start(self, x: Tensor, hook: object) -> Tensor:
         self.embedding = x.detach()
@@ -96,13 +113,14 @@ class MaskedPass:
         self.attention_input[layer] = x.detach()
         return x
 
-    def _read_head(self, name: str, x: Tensor, hook: object) -> Tensor:
+    def _read_head(self, name: str, factor: float, x: Tensor, hook: object) -> Tensor:
         self._differentiated[name] = x
         self.head_inputs[name] = x.detach()
-        return x
+        return x if factor == 1 else scaled_gradient(x, factor)
 
-    def _write_heads(self, layer: int, x: Tensor, hook: object) -> None:
+    def _write_heads(self, layer: int, x: Tensor, hook: object) -> Tensor | None:
         self.z[layer] = x.detach()
+        return None
 
     def _read_mlp(self, layer: int, x: Tensor, hook: object) -> Tensor:
         self._differentiated[self._model.mlp_hook(layer)] = x = self._masked(x, self._mlp_streams[layer])
@@ -110,8 +128,12 @@ class MaskedPass:
         is_last = layer == self._model.n_layers - 1 and self._model.adds_mlp_by_position
         return at_last(x, self._batch.last) if is_last else x
 
-    def _write_mlp(self, layer: int, x: Tensor, hook: object) -> None:
+    def _multiply_gates(self, x: Tensor, hook: object) -> Tensor:
+        return scaled_gradient(x, PRODUCT_FACTOR)
+
+    def _write_mlp(self, layer: int, x: Tensor, hook: object) -> Tensor | None:
         self.mlp[layer] = x.detach()
+        return None
 
     def _read_final(self, x: Tensor, hook: object) -> Tensor:
         self._differentiated[self._model.final_hook] = x = self._masked(x, self._final_stream)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from circuit.common.errors import ModelError, PromptError
 from circuit.edges.graph import EdgeGraph
+from circuit.engine.backward_rules import Part, differentiated_by
 from circuit.engine.hooks import Hook, Unbridged
 from circuit.engine.matmul import linear_layers, quick_linears
 from circuit.engine.supported import check_supported, count_parameters
@@ -85,6 +86,8 @@ class PatchableModel:
         self.n_ctx: int = cfg.n_ctx
         self.parallel = bool(cfg.parallel_attn_mlp)
         self.shares_norm = not hasattr(bridge.blocks[0], "ln2")
+        self.has_gates = bool(getattr(cfg, "gated_mlp", False))
+        self.embeds_positions = cfg.positional_embedding_type == "standard"
         self._set_seq_len(seq_len)
 
     def _set_seq_len(self, seq_len: int | None) -> None:
@@ -168,6 +171,11 @@ class PatchableModel:
         return f"blocks.{layer}.attn.hook_z"
 
     @staticmethod
+    def mlp_product_hook(layer: int) -> str:
+        """What the MLP of a block hands to its output projection: in a gated MLP, the product of gate and values."""
+        return f"blocks.{layer}.mlp.out.hook_in"
+
+    @staticmethod
     def mlp_output_hook(layer: int) -> str:
         """What the MLP of a block writes: [batch, pos, d_model]."""
         return f"blocks.{layer}.hook_mlp_out"
@@ -181,6 +189,7 @@ class PatchableModel:
         hooks: Iterable[Hook] = (),
         *,
         through_bridge: bool = False,
+        parts: Iterable[Part] = (),
     ) -> Float[Tensor, "batch d_vocab"]:
         """Logits after each prompt's last token, in the model's own precision.
 
@@ -196,13 +205,19 @@ class PatchableModel:
             return at_last(x, last)
 
         hooks = [*hooks, (self.unembedding_hook, keep_last)]
-        running = self.bridge.hooks(fwd_hooks=hooks) if through_bridge else self._without_bridge(hooks, tokens.shape)
+        running = (
+            self.bridge.hooks(fwd_hooks=hooks) if through_bridge else self._without_bridge(hooks, tokens.shape, parts)
+        )
         with quick_linears(self._linear_layers), running:
             return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager
-    def _without_bridge(self, hooks: Iterable[Hook], shape: torch.Size) -> Iterator[None]:
-        with self._quickest_attention(shape[1]), self._unbridged.hooked(hooks, shape):
+    def _without_bridge(self, hooks: Iterable[Hook], shape: torch.Size, parts: Iterable[Part]) -> Iterator[None]:
+        with (
+            self._quickest_attention(shape[1]),
+            differentiated_by(self.bridge.original_model, parts),
+            self._unbridged.hooked(hooks, shape),
+        ):
             yield
 
     @contextmanager

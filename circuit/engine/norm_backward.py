@@ -36,10 +36,20 @@ class NormBackward:
         layer: The transformer block.
         x: What its attention reads, before the norm.
         block: The tokens that are wanted.
+        constant_scale: Take s for a constant, as some rules of the backward pass do: there is no last mean then.
     """
 
-    def __init__(self, model: PatchableModel, layer: int, x: Float[Tensor, "batch pos d_model"], block: TokenBlock):
+    def __init__(
+        self,
+        model: PatchableModel,
+        layer: int,
+        x: Float[Tensor, "batch pos d_model"],
+        block: TokenBlock,
+        *,
+        constant_scale: bool = False,
+    ) -> None:
         self._block = block
+        self._constant_scale = constant_scale
         self._weights = model.weights(layer)
         module = model.attention_norm(layer)
         self._centers = isinstance(module, torch.nn.LayerNorm)
@@ -62,26 +72,45 @@ class NormBackward:
         """Gradients at queries, keys and values, and these themselves -> into `out`, the gradients at each head's own
         query, key and value input before the norm: a row a query head, then a key head, then a value head."""
         gradient = self._joined(gradients).mul_(self._inverse_scale[..., None])
-        value = self._joined(values)
+        W = self._scaled_weights(out)
+        batched(gradient.to(out).permute(2, 0, 1, 3).flatten(1, 2), W.mT, out=out)
+        if not self._constant_scale:
+            along = (gradient * self._without_biases(values)).sum(-1) / -W.shape[-1]
+            out.addcmul_(along.to(out).permute(2, 0, 1).flatten(1)[..., None], self._x_hat.to(out))
+
+    def _scaled_weights(self, like: Tensor) -> Float[Tensor, "rows d_head d_model"]:
+        """W' of every head: its weights times the norm's, less their mean where the norm centres."""
         w = self._weights
-        matrices, biases = (w.W_Q, w.W_K, w.W_V), (w.b_Q, w.b_K, w.b_V)
-        W = out.new_empty(len(out), matrices[0].shape[-1], matrices[0].shape[1])  # their own layout: d_model last
+        matrices = (w.W_Q, w.W_K, w.W_V)
         n_heads = [len(matrix) for matrix in matrices]
-        by_kind = zip(W.split(n_heads), value.split(n_heads, dim=-2), matrices, biases, strict=True)
-        for scaled, without_biases, matrix, bias in by_kind:
-            if bias is not None:
-                without_biases.sub_(bias)
-            if self._bias is not None:
-                without_biases.sub_(matrix.mT.float() @ self._bias)
+        W = like.new_empty(sum(n_heads), matrices[0].shape[-1], matrices[0].shape[1])  # their layout: d_model last
+        for scaled, matrix in zip(W.split(n_heads), matrices, strict=True):
             if self._weight is None:
                 scaled.copy_(matrix.mT)
             else:
-                torch.mul(matrix.mT, self._weight.to(out), out=scaled)
+                torch.mul(matrix.mT, self._weight.to(like), out=scaled)
         if self._centers:
             W -= W.mean(-1, keepdim=True)
-        along = (gradient * value).sum(-1) / -W.shape[-1]
-        batched(gradient.to(out).permute(2, 0, 1, 3).flatten(1, 2), W.mT, out=out)
-        out.addcmul_(along.to(out).permute(2, 0, 1).flatten(1)[..., None], self._x_hat.to(out))
+        return W
+
+    def _without_biases(
+        self, values: Sequence[Float[Tensor, "batch pos heads d_head"]]
+    ) -> Float[Tensor, "outer inner rows d_head"]:
+        """Queries, keys and values less what the biases of norm and projection add to every token."""
+        w = self._weights
+        value = self._joined(values)
+        by_kind = zip(
+            value.split([len(matrix) for matrix in (w.W_Q, w.W_K, w.W_V)], dim=-2),
+            (w.W_Q, w.W_K, w.W_V),
+            (w.b_Q, w.b_K, w.b_V),
+            strict=True,
+        )
+        for part, matrix, bias in by_kind:
+            if bias is not None:
+                part.sub_(bias)
+            if self._bias is not None:
+                part.sub_(matrix.mT.float() @ self._bias)
+        return value
 
     def _joined(
         self, parts: Sequence[Float[Tensor, "batch pos heads d_head"]]
@@ -96,4 +125,5 @@ class NormBackward:
             out *= self._weight
         if self._centers:
             out -= out.mean(-1, keepdim=True)
-        out.addcmul_((out * self._x_hat).mean(-1, keepdim=True), self._x_hat, value=-1)
+        if not self._constant_scale:
+            out.addcmul_((out * self._x_hat).mean(-1, keepdim=True), self._x_hat, value=-1)

@@ -123,7 +123,7 @@ class ScoreProduct:
         first = {module.kind: sum(m.n_rows for m in stage[:i]) for i, module in enumerate(stage)}
         norm = None
         if layer < model.n_layers:
-            norm = NormBackward(model, layer, done.attention_input[layer], block)
+            norm = NormBackward(model, layer, done.attention_input[layer], block, constant_scale="norm" in done.parts)
             names = model.head_input_hooks(layer)
             gradients, values = ([of[name] for name in names] for of in (done.gradients, done.head_inputs))
             rows = slice(first["Q"], first["Q"] + model.n_heads + 2 * model.n_kv_heads)
