@@ -161,6 +161,12 @@ def sample_points(
     return [(i / n, 1 / n) for i in (range(1, n + 1) if path == "inputs" else range(n))]
 
 
+def passes_of(path: Path, n_points: int, n_layers: int) -> int:
+    """Forward and backward passes of this many points along a path, in a model of this many blocks: `"activations"`
+    goes through them for the embedding, and for the heads and the MLP of every block."""
+    return n_points * (1 + 2 * n_layers if path == "activations" else 1)
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to score edges: every argument of `mask_gradient_prune_scores` except model and prompts, and beside them
@@ -212,7 +218,7 @@ class Method:
 
     def n_passes(self, n_layers: int) -> int:
         """Forward and backward passes per batch, in a model of this many blocks."""
-        return len(self.points) * (1 + 2 * n_layers if self.path == "activations" else 1)
+        return passes_of(self.path, len(self.points), n_layers)
 
     @property
     def is_edge_attribution_patching(self) -> bool:

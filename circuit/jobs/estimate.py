@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from circuit.common.errors import OptionError
-from circuit.edges.method import AblationType
+from circuit.edges.method import AblationType, Path, passes_of
 from circuit.edges.shape import BASELINE_BATCH, ModelShape, peak_bytes, prompts_at_once
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class Work:
 
     Attributes:
         lengths: Tokens of every scored prompt, in order.
-        n_points: Mask values.
+        n_points: Points of the method's path.
         ablation_type: What it needs passes for.
         batch_size: None: chosen by free memory.
         apart: Whether token positions are kept apart.
+        path: What its points are gone through for: see `circuit.edges.method.Path`.
     """
 
     lengths: tuple[int, ...]
@@ -66,6 +67,7 @@ class Work:
     ablation_type: AblationType = AblationType.RESAMPLE
     batch_size: int | None = None
     apart: bool = False
+    path: Path = "masks"
 
     @classmethod
     def of(cls, config: RunConfig, lengths: Sequence[int]) -> Work:
@@ -83,6 +85,7 @@ class Work:
             config.method.ablation_type,
             config.batch_size,
             config.keep_positions,
+            config.method.path,
         )
 
     def batches(self, size: int) -> list[int]:
@@ -143,8 +146,9 @@ class Pace:
         size = work.batch_size or prompts_at_once(self.shape, longest, self.free)
         size = min(size, len(work.lengths))
         batches = work.batches(size)
-        ablation = sum(map(self.forward.seconds, batches)) * _forward_passes(work.ablation_type)
-        steps = sum(map(self.step.seconds, batches)) * work.n_points
+        forward_passes = _forward_passes(work.ablation_type) + (work.path != "masks")  # the clean sources
+        ablation = sum(map(self.forward.seconds, batches)) * forward_passes
+        steps = sum(map(self.step.seconds, batches)) * passes_of(work.path, work.n_points, self.shape.n_layers)
         baseline = 2 * sum(map(self.forward.seconds, work.batches(BASELINE_BATCH)))
         seconds = (baseline + ablation + steps) / workers
         peak = peak_bytes(self.shape, size, longest, apart=work.apart)

@@ -24,6 +24,21 @@ def test_sample_points_of_each_rule() -> None:
     assert sample_points(None, 4, "midpoint") == [(m, 1 / 4) for m in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
 
 
+def test_published_points_of_each_path() -> None:
+    assert sample_points(None, 4, path="inputs") == [(m, 1 / 4) for m in (0.25, 0.5, 0.75, 1.0)]
+    assert sample_points(None, 4, path="activations") == [(m, 1 / 4) for m in (0, 0.25, 0.5, 0.75)]
+    assert sample_points(None, None, path="ends") == [(0, 1 / 2), (1, 1 / 2)]
+    assert sample_points(0.0, None, path="inputs") == [(0, 1)]
+    for path in ("inputs", "activations"):  # the other rules are the same on every path
+        assert sample_points(None, 4, "midpoint", path) == sample_points(None, 4, "midpoint")
+
+
+def test_activations_go_through_their_points_once_a_group() -> None:
+    method = Method(mask_val=None, integrated_grad_samples=3, path="activations")
+    assert (method.n_passes(n_layers=2), len(method.points)) == (15, 3)
+    assert Method(path="ends", mask_val=None).n_passes(2) == 2
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("rule", ["reference", "trapezoid", "midpoint"])
 def test_weights_sum_to_one_and_straight_lines_are_integrated_exactly(n: int, rule: Any) -> None:
@@ -55,6 +70,10 @@ def test_the_two_other_rules_are_second_order(rule: Any) -> None:
         ({"grad_function": "logits"}, "grad_function must be one of 'logit', 'prob', 'logprob', 'logit_exp'"),
         ({"answer_function": "max"}, "answer_function must be one of 'avg_diff', 'avg_val', 'mse', and is 'max'"),
         ({"integration_rule": "simpson"}, "integration_rule must be one of 'reference', 'trapezoid', 'midpoint'"),
+        ({"path": "edges"}, "path must be one of 'masks', 'inputs', 'ends', 'activations', and is 'edges'"),
+        ({"backward": "lrp"}, "backward must be one of 'gradient', 'relp'"),
+        ({"path": "ends"}, "set mask_val to None"),
+        ({"path": "ends", "mask_val": None, "integrated_grad_samples": 5}, "leave integrated_grad_samples out"),
         ({"ablation_type": "ZERO"}, "must be an AblationType, and is 'ZERO'"),
         ({"clean_corrupt": "both"}, "clean_corrupt must be one of 'clean', 'corrupt'"),
         ({"clean_corrupt": None}, "set clean_corrupt to 'clean' or 'corrupt' to say which of the pair"),

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.resident_set import ResidentSet
 from circuit.common.errors import OptionError
-from circuit.edges.method import AblationType, Method
+from circuit.edges.method import AblationType, Method, Path
 from circuit.edges.shape import ModelShape, bytes_per_prompt, peak_bytes, prompts_at_once
 from circuit.engine.batches import shape_of
 from circuit.engine.dataset import PromptDataLoader
@@ -47,6 +47,16 @@ def test_an_ablation_costs_its_passes(ablation: AblationType, passes: int) -> No
     zero = PACE.estimate(replace(WORK, ablation_type=AblationType.ZERO)).seconds
     more = PACE.estimate(replace(WORK, ablation_type=ablation)).seconds - zero
     assert more == pytest.approx(passes * 5 * (0.1 + 80 * 0.001))
+
+
+def test_a_path_costs_its_passes_and_one_over_the_clean_prompts() -> None:
+    def steps(path: Path) -> float:
+        return PACE.estimate(replace(WORK, path=path)).seconds - PACE.estimate(WORK).seconds
+
+    clean = 5 * (0.1 + 80 * 0.001)
+    assert steps("inputs") == pytest.approx(clean)
+    a_point = 5 * (0.2 + 80 * 0.004)
+    assert steps("activations") == pytest.approx(clean + 3 * 2 * PACE.shape.n_layers * a_point)
 
 
 def test_padding_costs_as_much_as_tokens() -> None:
