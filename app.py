@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from circuit.common.words import counted
 from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import is_here, offered, title_of
 from circuit.plots.landing import DESCRIBED, PICTURES
 from circuit.runs.examples import EXAMPLES, Example
 from circuit.runs.run import Run
-from circuit.ui.frame import click, gate, job_panel, keys, navigation, page, recent, session, tour
+from circuit.ui.frame import click, gate, job_panel, keys, markdown, my_runs, navigation, page, session, tour
 from circuit.ui.frame.server import computing_on
 
 
@@ -57,8 +58,21 @@ def models_here() -> str:
     here = [entry.title for key, entry in offered().items() if is_here(key)]
     more = len(offered()) - len(here)
     if not here:
-        return f"{more} model{'s' if more != 1 else ''} can be used here, fetched at first use."
+        return f"{counted(more, 'model')} can be used here, fetched at first use."
     return f"On this server: {', '.join(here)}{f', and {more} more to fetch' if more else ''}."
+
+
+def recent_runs(limit: int) -> None:
+    """A line for each of the last runs that this visitor sees, which opens it; nothing where there is none."""
+    entries = my_runs.listing().entries
+    if not entries:
+        return
+    st.subheader("Recent runs", anchor=False)
+    for entry in entries[:limit]:
+        label = f"{markdown.plain(entry.name)} · {entry.method} · {entry.date:%d %b %Y, %H:%M} UTC"
+        if click.button(label, key=f"open-{entry.id}", type="tertiary", icon=":material/history:"):
+            navigation.go(navigation.SCORES if session.open_run(entry.id) else navigation.LANDING)
+    st.page_link(navigation.RUNS, label=f"All {len(entries):,} runs" if len(entries) > limit else "5 · Runs")
 
 
 def landing() -> None:
@@ -112,7 +126,7 @@ def landing() -> None:
             st.page_link(target, label=f"**{label}**")
             st.caption(words)
 
-    recent.recent_runs(5)
+    recent_runs(5)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from functools import partial
 import streamlit as st
 
 from circuit.common.errors import PromptError
-from circuit.common.words import counted
+from circuit.common.words import counted, size
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.jobs.load import ModelRequest, describe_model
 from circuit.models.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
@@ -88,7 +88,7 @@ def show_card(card: ModelCard) -> None:
     kv = "" if card.n_kv_heads == card.n_heads else f" ({card.n_kv_heads} key-value heads)"
     st.caption(
         f"{card.parameters / 1e6:,.1f} M parameters; {card.n_layers} layers of {card.n_heads} heads{kv}; "
-        f"**{card.n_edges:,} edges**; {card.dtype} on {card.device}, {card.bytes / 1e6:,.0f} MB held."
+        f"**{card.n_edges:,} edges**; {card.dtype} on {card.device}, {size(card.bytes)} held."
     )
 
 

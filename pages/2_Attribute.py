@@ -16,11 +16,11 @@ from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import title_of
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from circuit.ui.frame import click, explain, job_panel, keys, markdown, navigation, page, session
+from circuit.ui.frame import click, explain, job_panel, keys, markdown, navigation, page, session, shared_settings
 from circuit.ui.frame.page import ALL_ZERO
 from circuit.ui.frame.shared_settings import DEVICES, EAP, HELD_OUT, INTEGRATED, LARGEST_BATCH, MOST_SAMPLES, ONE_POINT
 from circuit.ui.prompts import tokens
-from circuit.ui.run import estimate, settings_sources
+from circuit.ui.run import estimate
 
 page.begin(
     "2 · Attribute",
@@ -183,7 +183,7 @@ def choose_running() -> dict[str, object]:
     }
 
 
-settings_sources.start_from()
+shared_settings.start_from()
 columns = st.columns(4, gap="medium")
 with columns[0]:
     points = choose_points()
@@ -220,7 +220,7 @@ try:
     model = markdown.plain(title_of(session.model_key()))
     told.info(
         f"**{counted(len(prompts), 'prompt pair')}{held_out} on {model}**: {method.describe()}. {before}, "
-        f"and {n_points} forward and backward pass{'es' if n_points > 1 else ''} on the clean prompts.",
+        f"and {counted(n_points, 'forward and backward pass', 'forward and backward passes')} on the clean prompts.",
         icon=":material/functions:",
     )
 except CircuitError as error:

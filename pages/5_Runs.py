@@ -10,6 +10,7 @@ import streamlit as st
 
 from circuit.common.errors import RunFileError
 from circuit.common.settings import settings
+from circuit.common.words import MB
 from circuit.runs import export
 from circuit.runs.library import LONGEST_NAME, LONGEST_NOTE, RunEntry
 from circuit.runs.run import Run
@@ -187,7 +188,7 @@ def provenance(entry: RunEntry) -> None:
 
 
 def take_in() -> None:
-    largest = int(settings().largest_upload * 2**20)
+    largest = int(settings().largest_upload * MB)
     with st.expander("Take in a run that was made elsewhere", icon=":material/upload_file:"):
         file = st.file_uploader(
             "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get(keys.TAKEN_IN, 0)}",

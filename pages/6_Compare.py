@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from circuit.common.errors import RunFileError
+from circuit.common.words import counted
 from circuit.jobs.measure import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
 from circuit.runs.comparison import differing_settings, only_in, overlap, pairs_of, spearman, why_not_comparable
@@ -186,7 +187,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
                 st.warning(f"**{letter}**: {why} {explain.more('faithfulness')}")
     if missing:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
-        label = f"Measure {len(missing)} curve{'s' if len(missing) > 1 else ''}"
+        label = f"Measure {counted(len(missing), 'curve')}"
         if click.button(
             label, type="primary", icon=":material/show_chart:", disabled=busy, key="measure-curves",
             help="Runs circuits of ten sizes of each run that lacks its curve; they are kept with the run.",

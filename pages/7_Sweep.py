@@ -11,7 +11,7 @@ import streamlit as st
 
 from circuit.common.errors import CircuitError, RunFileError
 from circuit.common.settings import runs_folder
-from circuit.common.words import counted
+from circuit.common.words import MB, counted
 from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.jobs.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
 from circuit.models.catalogue import is_here, offered, title_of
@@ -49,7 +49,7 @@ def choose_prompts() -> tuple[PromptSet, ...]:
     sets = [mine if key == CURRENT else PRESETS[key].prompts for key in chosen]
     uploads = st.file_uploader(
         "Prompt sets from files", ["json", "jsonl", "csv", "tsv"], accept_multiple_files=True, key="sweep_files",
-        max_upload_size=MOST_BYTES // 1_000_000, help="JSON as AutoCircuit writes it, JSON Lines, CSV or TSV.",
+        max_upload_size=MOST_BYTES // MB, help="JSON as AutoCircuit writes it, JSON Lines, CSV or TSV.",
     )  # fmt: skip
     for upload in uploads:
         try:
@@ -150,7 +150,7 @@ with columns[2]:
     measuring = choose_measuring()
 
 sweep = Sweep(models, prompt_sets, methods, **measuring)  # type: ignore[arg-type]
-title = f"Sweep of {len(sweep)} run{'' if len(sweep) == 1 else 's'}"
+title = f"Sweep of {counted(len(sweep), 'run')}"
 ready = True
 try:
     sweep.requests()
@@ -158,9 +158,8 @@ except CircuitError as error:
     ready = False
     st.error(markdown.plain(str(error)))
 st.info(
-    f"**{len(models)} model{'' if len(models) == 1 else 's'} × {len(prompt_sets)} prompt "
-    f"set{'' if len(prompt_sets) == 1 else 's'} × {len(methods)} method{'' if len(methods) == 1 else 's'} = "
-    f"{len(sweep)} run{'' if len(sweep) == 1 else 's'}**, of at most {MOST_RUNS}.",
+    f"**{counted(len(models), 'model')} × {counted(len(prompt_sets), 'prompt set')} × "
+    f"{counted(len(methods), 'method')} = {counted(len(sweep), 'run')}**, of at most {MOST_RUNS}.",
     icon=":material/grid_view:",
 )
 tokens.say_what_each_uses(models, prompt_sets)

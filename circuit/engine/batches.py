@@ -19,6 +19,7 @@ import torch
 
 from circuit.common.errors import BatchMemoryError, OptionError
 from circuit.common.progress import Progress, note
+from circuit.common.words import counted
 from circuit.edges import shape as estimate
 from circuit.edges.method import AblationType
 from circuit.edges.shape import ModelShape
@@ -121,7 +122,7 @@ def by_batch(
         size = -(-len(rows) // 2)
         progress.total += steps_a_batch * (-(-len(left) // size) - batches)
         note(
-            f"The batch was halved to {size} prompt{'s' if size > 1 else ''}, because {len(rows)} together did not fit "
+            f"The batch was halved to {counted(size, 'prompt')}, because {len(rows)} together did not fit "
             f"into the memory that {_called(model.device)} had free."
         )
 

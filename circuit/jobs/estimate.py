@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from circuit.common import words
 from circuit.common.errors import OptionError
 from circuit.edges.method import AblationType, Path, passes_of
 from circuit.edges.shape import BASELINE_BATCH, ModelShape, peak_bytes, prompts_at_once
@@ -113,7 +114,8 @@ class Estimate:
     @property
     def words(self) -> str:
         """One line, without a full stop."""
-        return f"About {duration(self.seconds)} on {self.device}, and at most {size(self.peak)} of memory"
+        peak = words.size(max(self.peak, words.MB))
+        return f"About {words.seconds(self.seconds)} on {self.device}, and at most {peak} of memory"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Pace:
             if seconds < _LONG or work.n_points <= 6:
                 return ""
             return f"{work.n_points} points take long: with fewer samples, a run takes in proportion less time."
-        had = f" into the {size(self.free)} that were free when this model was measured"
+        had = f" into the {words.size(self.free)} that were free when this model was measured"
         smaller = batch_size
         while smaller > 1 and peak_bytes(self.shape, smaller, longest, apart=work.apart) > self.free:
             smaller //= 2
@@ -179,21 +181,3 @@ def _forward_passes(ablation_type: AblationType) -> int:
     if ablation_type is AblationType.TOKENWISE_MEAN_CLEAN_AND_CORRUPT:
         return 2
     return int(ablation_type.reads_batch or ablation_type.averages_dataset)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 1:
-        return "a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes as people say them."""
-    if n_bytes < 50e6:
-        return f"{max(n_bytes / 1e6, 1):.0f} MB"
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"

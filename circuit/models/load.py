@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuit.common.errors import ModelError, NotEnoughMemoryError, OptionError
 from circuit.common.progress import Cancelled, Progress, Report
+from circuit.common.words import counted, size
 from circuit.edges.method import Precision
 from circuit.models.catalogue import title_of
 from circuit.models.fetch import locate, readable_errors, without_bars
@@ -201,7 +202,7 @@ def _device(name: str) -> Any:
         raise OptionError(f"The device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         n = torch.cuda.device_count()
-        has = f"has {n} CUDA device{'s' if n > 1 else ''}, counted from 0" if n else "has no CUDA device"
+        has = f"has {counted(n, 'CUDA device')}, counted from 0" if n else "has no CUDA device"
         raise OptionError(f"This machine {has}: use 'auto' or 'cpu'.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise OptionError("This machine has no Apple GPU (mps): use 'auto' or 'cpu'.")
@@ -215,7 +216,7 @@ def _check_fits(name: str, needed: int, device: Any) -> None:
     free = free_memory(device)
     if needed > free:
         raise NotEnoughMemoryError(
-            f"The model {name} takes {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free: choose a "
+            f"The model {name} takes {size(needed)}, and {device} has {size(free)} free: choose a "
             "smaller model, bfloat16, or another device."
         )
 

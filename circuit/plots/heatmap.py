@@ -29,6 +29,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from circuit.common.errors import OptionError
+from circuit.common.words import counted
 from circuit.edges.graph import EdgeGraph
 from circuit.plots.colors import NEUTRAL, PALETTES, rgba
 from circuit.plots.frame import add_targets, draw_lines, heat_figure
@@ -106,7 +107,7 @@ def layer_heatmap(
             elif not counts[i, j]:
                 hover.append("no edge fits the filter")
             else:
-                hover.append(f"{what}, {counts[i, j]:,} edge{'s' if counts[i, j] > 1 else ''}: {values[i, j]:.4g}")
+                hover.append(f"{what}, {counted(counts[i, j], 'edge')}: {values[i, j]:.4g}")
     add_targets(figure, names_x, names_y, hover, row_height)
     _thin_labels(figure, columns, rows, row_height)
     exists = np.arange(graph.n_sources)[[column.start for column in columns]][None] < np.array(n_read)[:, None]

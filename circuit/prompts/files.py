@@ -31,6 +31,7 @@ from pathlib import PurePath
 from typing import Any
 
 from circuit.common.errors import PromptError
+from circuit.common.words import MB, counted, size
 from circuit.prompts.pairs import (
     MOST_ANSWERS,
     MOST_CHARACTERS,
@@ -43,7 +44,7 @@ from circuit.prompts.pairs import (
     pair_of,
 )
 
-MOST_BYTES = 5_000_000
+MOST_BYTES = 5 * MB
 MOST_ROWS = 10_000
 
 COLUMNS = ("clean", "corrupt", "answers", "wrong_answers")
@@ -81,7 +82,7 @@ def read_file(data: bytes, filename: str) -> PromptSet:
         PromptError: When it is too large or cannot be read; names the line.
     """
     if len(data) > MOST_BYTES:
-        raise PromptError(f"The file has {len(data) / 1e6:.1f} MB, and {MOST_BYTES / 1e6:.0f} MB are the most.")
+        raise PromptError(f"The file has {size(len(data))}, and {size(MOST_BYTES)} are the most.")
     path = PurePath(filename)
     kind = path.suffix.lower().removeprefix(".")
     return read_text(_decoded(data), path.stem or "prompts", kind if kind in FORMATS else None)
@@ -232,7 +233,7 @@ def _from_cells(line: int, cells: list[str], places: Mapping[str, int], width: i
     if len(cells) > width or len(cells) <= max(places["clean"], places["corrupt"]):
         hint = " Put a cell that holds a comma in double quotes, or separate by tabs." if delimiter == "," else ""
         raise PromptError(
-            f"Line {line} has {len(cells)} cell{'s' if len(cells) != 1 else ''}, and {width} are expected "
+            f"Line {line} has {counted(len(cells), 'cell')}, and {width} are expected "
             f"(clean, corrupt, answers, wrong_answers).{hint}"
         )
     clean, corrupt, answers, wrong = (

@@ -34,6 +34,7 @@ from functools import cached_property
 from random import Random
 
 from circuit.common.errors import PromptError
+from circuit.common.words import counted
 from circuit.prompts.pairs import MOST_ANSWERS, MOST_CHARACTERS, PromptPair
 
 MOST_PAIRS = 10_000
@@ -163,7 +164,7 @@ class Template:
     @staticmethod
     def _too_few(count: int, n: int) -> PromptError:
         return PromptError(
-            f"The lists allow {count:,} different pair{'s' if count != 1 else ''}, and {n:,} were asked for: add "
+            f"The lists allow {counted(count, 'different pair')}, and {n:,} were asked for: add "
             "values, or ask for fewer."
         )
 

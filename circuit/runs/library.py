@@ -34,11 +34,12 @@ from typing import Any
 
 from circuit.common.errors import RunFileError
 from circuit.common.files import write_whole
+from circuit.common.words import MB, size
 from circuit.edges.method import Method
 from circuit.prompts.pairs import is_text
 from circuit.runs.run import RUN_ID, Run, opened
 
-LARGEST_FILE = 20 * 2**20
+LARGEST_FILE = 20 * MB
 """Bytes that a file from elsewhere may have."""
 LONGEST_NAME, LONGEST_NOTE = 120, 5000
 """Characters."""
@@ -195,9 +196,7 @@ class RunLibrary:
             RunFileError: When the file is too large, is not a run, or cannot be kept.
         """
         if len(content) > largest:
-            raise RunFileError(
-                f"The file has {len(content) / 2**20:.0f} MB; runs of up to {round(largest / 2**20, 2):g} MB are taken."
-            )
+            raise RunFileError(f"The file has {size(len(content))}; runs of up to {size(largest)} are taken.")
         with tempfile.TemporaryDirectory() as scratch, _said("The file could not be looked at"):
             name = re.sub(r"[^\w. -]", "_", Path(file_name).name)[-80:].strip(" .") or "The file"
             path = Path(scratch) / name

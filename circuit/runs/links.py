@@ -26,12 +26,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from circuit.common.errors import CircuitError, LinkError
+from circuit.common.words import MB, size
 from circuit.prompts.files import check_size
 from circuit.runs.config import RunConfig
 
 LONGEST_LINK = 6000
 """Characters of settings in a link: browsers and servers take more, chats and mail programs often do not."""
-LARGEST_SETTINGS = 5 * 2**20
+LARGEST_SETTINGS = 5 * MB
 """Bytes of settings, unpacked, and of a settings file: as large as a file of prompts may be."""
 FORMAT = "edgescope-settings-1"
 
@@ -72,7 +73,7 @@ def read_settings(text: str) -> RunConfig:
     except (binascii.Error, ValueError, zlib.error) as error:
         raise LinkError("The link's settings are damaged: it may have been cut off when it was copied.") from error
     if len(content) > LARGEST_SETTINGS:
-        raise LinkError(f"The link's settings unpack to more than {LARGEST_SETTINGS // 2**20} MB.")
+        raise LinkError(f"The link's settings unpack to more than {size(LARGEST_SETTINGS)}.")
     if not unpacker.eof:
         raise LinkError("The link's settings are damaged: it may have been cut off when it was copied.")
     return _config(content, "The link's settings")
@@ -90,7 +91,7 @@ def read_settings_file(content: bytes) -> RunConfig:
         LinkError: When the file is too large, or does not hold settings which can be used; says why.
     """
     if len(content) > LARGEST_SETTINGS:
-        raise LinkError(f"The file is larger than {LARGEST_SETTINGS // 2**20} MB: it is no settings file.")
+        raise LinkError(f"The file is larger than {size(LARGEST_SETTINGS)}: it is no settings file.")
     return _config(content, "The settings file")
 
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from circuit.common.words import counted
 from circuit.models.teaching import FOLDER
 from circuit.models.teaching.tasks import MAX_WORDS, NAMES, TASKS, VOCABULARY, Pair, words
 
@@ -268,7 +269,7 @@ def describe(folder: Path, n_prompts: int = 1000) -> dict[str, float]:
         n_words=f"{training['words'] / 1e6:.1f}",
         undecided=UNDECIDED_WEIGHT,
         minutes=round(training["seconds"] / 60),
-        threads=f"{training['threads']} CPU thread{'s' if training['threads'] > 1 else ''}",
+        threads=counted(training["threads"], "CPU thread"),
         torch=training["torch"],
         n_words_known=len(VOCABULARY),
         n_names=len(NAMES),

@@ -25,6 +25,7 @@ import streamlit as st
 
 from circuit.common.errors import CircuitError
 from circuit.common.settings import settings
+from circuit.common.words import seconds
 from circuit.jobs.attribute import attribute
 from circuit.jobs.shards import submit
 from circuit.ui.frame import address, click, explain, markdown, my_runs
@@ -262,11 +263,7 @@ def _details(job: Job) -> str:
     if job.total:
         parts.append(f"{min(1.0, job.step / job.total):.0%}")
     if job.elapsed:
-        parts.append(f"{_seconds(job.elapsed)} so far")
+        parts.append(f"{seconds(job.elapsed)} so far")
     if job.remaining is not None:
-        parts.append(f"about {_seconds(job.remaining)} left")
+        parts.append(f"about {seconds(job.remaining)} left")
     return " · ".join(parts)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -9,6 +9,7 @@ from collections import Counter
 import streamlit as st
 
 from circuit.common.settings import settings
+from circuit.common.words import counted
 from circuit.jobs.limits import check_request
 from circuit.ui.frame import keys
 from circuit.workers.cluster import default_devices
@@ -39,14 +40,13 @@ def job_server() -> JobServer:
 def computing_on() -> str:
     """What jobs run on, in words."""
     if settings().scheduler:
-        n = len(job_server().devices)
-        return f"a cluster with {n} worker{'' if n == 1 else 's'}"
+        return f"a cluster with {counted(len(job_server().devices), 'worker')}"
     kinds = Counter(name.partition(":")[0] for name in settings().devices or default_devices())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     words = {
-        "cuda": f"{kinds['cuda']} GPU{'' if kinds['cuda'] == 1 else 's'}",
+        "cuda": counted(kinds["cuda"], "GPU"),
         "mps": "Apple's GPU",
-        "cpu": f"{cores} CPU core{'' if cores == 1 else 's'}",
+        "cpu": counted(cores, "CPU core"),
     }
     return " and ".join(words[kind] for kind in kinds)
 

@@ -1,7 +1,8 @@
 """Settings of a run put into the pages: from a link, from a file, or from the run that is shown.
 
-    take     call on every page: use the settings that the address carries, once
-    use      fill 1 · Prompts and 2 · Attribute with a run's settings
+    take         call on every page: use the settings that the address carries, once
+    use          fill 1 · Prompts and 2 · Attribute with a run's settings
+    start_from   the two ways to fill the form of 2 · Attribute: the run that is shown, or a settings file
 
 What the forms cannot show is left out, with a word: a link may ask for anything.
 """
@@ -13,11 +14,11 @@ from typing import Any
 import streamlit as st
 
 from circuit.common.errors import LinkError
-from circuit.common.words import counted
+from circuit.common.words import MB, counted
 from circuit.edges.method import Method
 from circuit.models.catalogue import is_allowed, title_of
 from circuit.runs.config import RunConfig
-from circuit.runs.links import read_settings
+from circuit.runs.links import LARGEST_SETTINGS, read_settings, read_settings_file
 from circuit.ui.frame import explain, keys, markdown, memory, session
 
 MOST_SAMPLES = 30
@@ -60,6 +61,43 @@ def use(config: RunConfig, source: str) -> None:
     if missing:
         words += f" Left out: {'; '.join(missing)}."
     say(words)
+
+
+def start_from() -> None:
+    """Two ways to fill the form, in one row."""
+    run = session.current_run()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Use this run's settings",
+            icon=":material/replay:",
+            key="use-run",
+            disabled=run is None,
+            on_click=None if run is None else use,
+            args=None if run is None else (run.config, "the run that is shown"),
+            help="Fills this form, the model and the prompts from the run that the sidebar calls 'Run shown'."
+            if run is not None
+            else "There is no run yet.",
+        )
+        with st.popover("Settings from a file", key="open-settings", icon=":material/upload_file:"):
+            _from_file()
+
+
+def _from_file() -> None:
+    file = st.file_uploader(
+        "A settings file, from the Share button of a run",
+        type=["json"],
+        key="settings-file",
+        max_upload_size=LARGEST_SETTINGS // MB,
+        help="Fills this form, the model and the prompts with its settings.",
+    )
+    if file is None:
+        return
+    try:
+        config = read_settings_file(file.getvalue())
+    except LinkError as error:
+        st.error(str(error))
+    else:
+        st.button("Use these settings", type="primary", on_click=use, args=(config, "the file"))
 
 
 def say(words: str, *, good: bool = True) -> None:

@@ -149,9 +149,7 @@ def _score(found: dict[str, Rival]) -> None:
     )  # fmt: skip
     if attempts:
         n = len(attempts[-1].edges)
-        st.markdown(
-            f"Your **{n} edge{'s' if n > 1 else ''}** keep **{attempts[-1].faithfulness:.0%}**.{_advice(attempts[-1])}"
-        )
+        st.markdown(f"Your **{counted(n, 'edge')}** keep **{attempts[-1].faithfulness:.0%}**.{_advice(attempts[-1])}")
 
 
 def _sizes(rival: Rival) -> list[tuple[int, float]]:

@@ -64,7 +64,7 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
             )  # fmt: skip
         mendable = broken and lines == all_lines  # else the choice of a BOS token is to be mended, and no row
         if mendable and click.button(
-            f"Remove the {len(broken)} broken row{'s' if len(broken) > 1 else ''}",
+            f"Remove the {counted(len(broken), 'broken row')}",
             key="remove-broken",
             help="They are left out of runs in any case. The table as it was can be brought back.",
         ):

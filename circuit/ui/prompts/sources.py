@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from circuit.common.errors import CircuitError
-from circuit.common.words import counted
+from circuit.common.words import MB, counted
 from circuit.models.tokenizer import visible
 from circuit.prompts.files import MOST_BYTES, MOST_ROWS, check_size, read_file, read_text
 from circuit.prompts.pairs import PromptSet
@@ -171,7 +171,7 @@ def _file() -> None:
         "JSON in AutoCircuit's format, JSON Lines, CSV or TSV",
         type=["json", "jsonl", "csv", "tsv", "txt"],
         key="prompt-file",
-        max_upload_size=MOST_BYTES // 1_000_000,
+        max_upload_size=MOST_BYTES // MB,
         help=f"Up to {MOST_ROWS:,} pairs. CSV and TSV: {_COLUMNS_SAID}.",
     )
     if file is None:

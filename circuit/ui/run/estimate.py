@@ -13,9 +13,10 @@ from __future__ import annotations
 import streamlit as st
 
 from circuit.common.errors import CircuitError
+from circuit.common.words import seconds as in_words
 from circuit.jobs.attribute import attribute
 from circuit.jobs.calibrate import calibrate
-from circuit.jobs.estimate import Pace, Work, duration
+from circuit.jobs.estimate import Pace, Work
 from circuit.jobs.load import ModelRequest
 from circuit.jobs.shards import shards
 from circuit.jobs.sweep import Sweep
@@ -73,7 +74,7 @@ def show_sweep(sweep: Sweep) -> None:
         if lengths[of]:  # else the run will say in its row that it has no prompts
             seconds += pace.estimate(Work.of(config, lengths[of])).seconds
     st.caption(
-        f":material/timer: About {duration(seconds / job_server().workers)} for all {len(sweep)} runs; measuring their "
+        f":material/timer: About {in_words(seconds / job_server().workers)} for all {len(sweep)} runs; measuring their "
         "circuits comes on top."
     )
 
