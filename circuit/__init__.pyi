@@ -38,6 +38,7 @@ from .prompts.pairs import PromptPair as PromptPair
 from .prompts.pairs import PromptSet as PromptSet
 from .prompts.presets import PRESETS as PRESETS
 from .runs.comparison import overlap as overlap
+from .runs.comparison import overlap_of as overlap_of
 from .runs.comparison import spearman as spearman
 from .runs.config import RunConfig as RunConfig
 from .runs.faithfulness import Curve as Curve

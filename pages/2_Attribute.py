@@ -264,8 +264,14 @@ def summary(run: Run) -> None:
     cells[2].metric(f"{function}, clean", f"{run.baseline.clean:+.3f}", help="The whole model, mean over pairs.")
     cells[3].metric(f"{function}, corrupt", f"{run.baseline.corrupt:+.3f}", help="The whole model, corrupt prompts.")
     right = "–" if np.isnan(run.baseline.accuracy) else f"{run.baseline.accuracy:.0%}"
+    judged, n = run.baseline.judged, len(run.used_rows)
+    counted_over = (
+        "" if judged is None or round(judged) == n else f", of the {judged:.0f} of {n} pairs that have wrong ones"
+    )
     cells[4].metric(
-        "Right above wrong", right, help="Share of clean prompts with every right answer above every wrong."
+        "Right above wrong",
+        right,
+        help=f"Share of clean prompts with every right answer above every wrong{counted_over}.",
     )
     if left_out := len(run.config.prompts) - len(run.used_rows) - len(run.held_out_rows):
         st.warning(
@@ -279,7 +285,7 @@ def summary(run: Run) -> None:
         )
     elif run.baseline.accuracy < 0.5:
         st.warning(
-            "The model gets fewer than half of the clean prompts right: read these scores with care. "
+            f"The model gets fewer than half of the clean prompts right{counted_over}: read these scores with care. "
             f"{explain.more('prompt-check')}"
         )
     for note in run.notes:

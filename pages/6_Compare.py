@@ -13,7 +13,7 @@ from circuit.common.errors import RunFileError
 from circuit.common.words import counted
 from circuit.jobs.measure import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
-from circuit.runs.comparison import differing_settings, only_in, overlap, pairs_of, spearman, why_not_comparable
+from circuit.runs.comparison import differing_settings, only_in, overlap_of, pairs_of, spearman, why_not_comparable
 from circuit.runs.faithfulness import Curve, curve_sizes
 from circuit.runs.run import Run
 from circuit.ui.frame import (
@@ -264,7 +264,7 @@ settings(runs, letters)
 chooser, share_at = st.columns([8, 1], vertical_alignment="bottom")
 with chooser:
     n = choose_n(runs)
-shared = {name: overlap(runs[one].ranks, runs[other].ranks) for one, other, name in pairs_of(letters)}
+shared = {name: overlap_of(runs[one], runs[other]) for one, other, name in pairs_of(letters)}
 agreement(runs, letters, shared, n)
 one, other = two_of(runs, letters)
 first, second, names = runs[one], runs[other], (letters[one], letters[other])

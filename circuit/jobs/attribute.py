@@ -8,6 +8,7 @@ run = attribute(RunConfig("smollm2-135m", PRESETS["ioi"].prompts), progress=prin
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def _device_name(device: str) -> str:
 
 
 def _baseline(model: PatchableModel, config: RunConfig, loader: PromptDataLoader) -> Baseline:
-    """Two plain forward passes over the loader's prompts: their share of the means over all prompts."""
+    """Two plain forward passes over the loader's prompts: their share of the means over all prompts, and the accuracy
+    on those of them that have wrong answers."""
     import torch
 
     from circuit.engine.batches import by_batch
@@ -123,8 +125,11 @@ def _baseline(model: PatchableModel, config: RunConfig, loader: PromptDataLoader
         return np.stack([_answer_values(clean, batch, config), _answer_values(corrupt, batch, config), right])
 
     parts = [found for _, found in by_batch(model, loader.with_batch_size(BASELINE_BATCH), values)]
-    sums = np.concatenate([np.zeros((3, 0)), *parts], axis=1).sum(axis=1)
-    return Baseline(*(sums / len(loader.dataset)).tolist())
+    clean, corrupt, right = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
+    judged = right[~np.isnan(right)]
+    accuracy = float(judged.mean()) if len(judged) else math.nan
+    n = len(loader.dataset)
+    return Baseline(float(clean.sum() / n), float(corrupt.sum() / n), accuracy, len(judged))
 
 
 def _answer_values(logits: Tensor, batch: PromptPairBatch, config: RunConfig) -> np.ndarray:

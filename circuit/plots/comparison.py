@@ -62,7 +62,7 @@ def score_scatter(
         log_place(run.scores[edges].astype(np.float64), top) for run, top in zip((first, second), tops, strict=True)
     ]
     palette = PALETTES[dark]
-    inside = [run.ranks[edges] <= n for run in (first, second)]
+    inside = [(run.ranks[edges] <= n) & (run.scores[edges] != 0) for run in (first, second)]
     kinds = (
         ("neither", ~inside[0] & ~inside[1], "circle-open", rgba(NEUTRAL, 0.7), 5),
         (f"{names[1]} only", ~inside[0] & inside[1], "triangle-up", palette.hurts, 9),

@@ -3,11 +3,12 @@
     why_not_comparable   what keeps runs from being compared edge by edge
     differing_settings   a table of the settings in which runs differ
     spearman             rank correlation of two runs' scores
-    overlap              the share of the n strongest edges that two runs have in common, for every n
+    overlap              the share of the n strongest edges that two rankings have in common, for every n
+    overlap_of           the same of two runs
     pairs_of             every pair of some runs
     only_in              the edges among the n strongest of one run and not of the other
 
-    shared = overlap(first.ranks, second.ranks)
+    shared = overlap_of(first, second)
     shared[99]                              # of the 100 strongest edges
     expected_overlap(len(shared))[99]       # of 100 edges drawn at random
 
@@ -140,14 +141,38 @@ def spearman(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) ->
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def overlap(first: Int[np.ndarray, " n_edges"], second: Int[np.ndarray, " n_edges"]) -> Float[np.ndarray, " n_edges"]:
+def overlap(
+    first: Int[np.ndarray, " n_edges"], second: Int[np.ndarray, " n_edges"], n_scored: tuple[int, int] | None = None
+) -> Float[np.ndarray, " n_edges"]:
     """For n from 1 to all edges, which share of the n strongest two runs have in common; from their `Run.ranks`.
 
-    An edge is among both runs' n strongest from n = the larger of its two ranks on.
+    An edge is among both runs' n strongest from n = the larger of its two ranks on. `n_scored` says how many edges of
+    each run have a score that is not zero. Zeros tie, and their ranks say nothing: the places that are left for them
+    are shared among them as if drawn at random, so what comes out is the mean over such draws. Without `n_scored`
+    every rank counts.
     """
     n_edges = len(first)
-    shared = np.cumsum(np.bincount(np.maximum(first, second), minlength=n_edges + 1)[1:])
-    return shared / np.arange(1, n_edges + 1)
+    n = np.arange(1, n_edges + 1)
+    scored = n_scored or (n_edges, n_edges)
+    chance = [  # that an edge of score zero is among the n strongest
+        np.maximum(n - of, 0) / max(n_edges - of, 1) for of in scored
+    ]
+    has_score = [ranks <= of for ranks, of in zip((first, second), scored, strict=True)]
+
+    def up_to(ranks: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """How many of these edges have a rank of at most n."""
+        return np.cumsum(np.bincount(ranks[which], minlength=n_edges + 1)[1:])
+
+    shared = up_to(np.maximum(first, second), has_score[0] & has_score[1]).astype(np.float64)
+    shared += up_to(first, has_score[0] & ~has_score[1]) * chance[1]
+    shared += up_to(second, ~has_score[0] & has_score[1]) * chance[0]
+    shared += np.count_nonzero(~has_score[0] & ~has_score[1]) * chance[0] * chance[1]
+    return shared / n
+
+
+def overlap_of(first: Run, second: Run) -> Float[np.ndarray, " n_edges"]:
+    """`overlap` of two runs, zeros being ties."""
+    return overlap(first.ranks, second.ranks, (np.count_nonzero(first.scores), np.count_nonzero(second.scores)))
 
 
 def expected_overlap(n_edges: int) -> Float[np.ndarray, " n_edges"]:
@@ -157,9 +182,10 @@ def expected_overlap(n_edges: int) -> Float[np.ndarray, " n_edges"]:
 
 def only_in(first: Run, second: Run, n: int) -> pd.DataFrame:
     """The edges among the `n` strongest of the first run and not of the second: the first's table of them (see
-    `edge_table`), with score and rank in the second."""
+    `edge_table`), with score and rank in the second. An edge of score zero is none of the strongest."""
     edges = first.order[:n]
-    edges = edges[second.ranks[edges] > n]
+    outside = (second.ranks[edges] > n) | ((second.scores[edges] == 0) & (n < len(second.scores)))
+    edges = edges[(first.scores[edges] != 0) & outside]
     table = edge_table(first.graph, first.scores, edges, ranks=first.ranks)
     names = [name for name in ("rank", "source", "destination", "input", "position", "score") if name in table]
     found = table[names].copy()

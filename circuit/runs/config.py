@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, get_args
 
@@ -39,17 +39,40 @@ class RunConfig:
     """The share of usable pairs that are not scored, so that circuits can be measured on other pairs."""
     split_seed: int = 0
 
+    duplicates_together: bool = True
+    """Whether pairs with one clean prompt are all scored, or all held out; False in runs from before that was so."""
+
     def split(self, usable: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The usable rows that are scored, and those that are held out: at random, the same for the same seed."""
+        """The usable rows that are scored, and those that are held out: at random, the same for the same seed.
+
+        A pair that is held out has its clean prompt in none that is scored, so where there are several pairs of one
+        prompt, fewer may be held out than were asked for.
+        """
         n = min(round(self.held_out * len(usable)), len(usable) - 1)
         if n <= 0:
             return list(usable), []
-        chosen = set(np.random.default_rng(self.split_seed).permutation(usable)[:n].tolist())
+        drawn = np.random.default_rng(self.split_seed).permutation(usable).tolist()
+        if not self.duplicates_together:
+            chosen = set(drawn[:n])
+        else:
+            rows_of: dict[str, list[int]] = {}
+            for row in drawn:
+                rows_of.setdefault(self.prompts.pairs[row].clean, []).append(row)
+            chosen = set()
+            for rows in rows_of.values():
+                if len(chosen) + len(rows) <= n:
+                    chosen.update(rows)
         return [row for row in usable if row not in chosen], sorted(chosen)
+
+    @property
+    def _duplicates_matter(self) -> bool:
+        return self.held_out > 0 and len({pair.clean for pair in self.prompts.pairs}) < len(self.prompts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if not self._duplicates_matter:
+            del plain["duplicates_together"]
         return {**plain, "method": self.method.to_dict(), "prompts": json.loads(self.prompts.to_json())}
 
     @classmethod
@@ -70,7 +93,10 @@ class RunConfig:
         if not isinstance(values["method"], dict):
             raise RunFileError(f"The run's method cannot be {repr(values['method'])[:60]}.")
         prompts = PromptSet.from_json(json.dumps(values["prompts"]))
-        return cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
+        config = cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
+        if "duplicates_together" not in values and config._duplicates_matter:
+            return replace(config, duplicates_together=False)
+        return config
 
 
 def _anything(_: Any) -> bool:
@@ -85,5 +111,6 @@ _PLAIN_FIELDS: dict[str, tuple[tuple[type, ...], Callable[[Any], bool]]] = {
     "keep_positions": ((bool,), _anything),
     "batch_size": ((int, NoneType), lambda n: n is None or 0 < n < 2**31),
     "held_out": ((float, int), lambda share: 0 <= share < 1),
+    "duplicates_together": ((bool,), _anything),
     "split_seed": ((int,), lambda seed: 0 <= seed < 2**63),
 }

@@ -50,15 +50,22 @@ class Baseline:
     clean: float
     corrupt: float
     accuracy: float
-    """The share of clean prompts on which every right answer's logit is above every wrong one's; NaN without any."""
+    """The share of clean prompts on which every right answer's logit is above every wrong one's, of those that have
+    wrong answers; NaN where none has."""
+    judged: float | None = None
+    """How many prompts have wrong answers; None in runs that were saved before this was counted."""
 
     def share(self, weight: float) -> Baseline:
-        """The numbers of a part of the whole that weighs this much."""
-        return Baseline(self.clean * weight, self.corrupt * weight, self.accuracy * weight)
+        """What a part that weighs this much of its prompts adds to the whole."""
+        judged = None if self.judged is None else self.judged * weight
+        return Baseline(self.clean * weight, self.corrupt * weight, self.accuracy, judged)
 
     def __add__(self, other: Baseline) -> Baseline:
-        """Two shares together."""
-        return Baseline(self.clean + other.clean, self.corrupt + other.corrupt, self.accuracy + other.accuracy)
+        """Two shares together: means add up, and accuracies count by how many prompts they are of."""
+        judged = (self.judged or 0.0) + (other.judged or 0.0)
+        right = sum(part.accuracy * part.judged for part in (self, other) if part.judged)
+        accuracy = right / judged if judged else math.nan
+        return Baseline(self.clean + other.clean, self.corrupt + other.corrupt, accuracy, judged)
 
 
 @dataclass
@@ -161,7 +168,9 @@ class Run:
                 config=config,
                 graph=graph,
                 scores=scores,
-                baseline=Baseline(**{name: float(value) for name, value in header["baseline"].items()}),
+                baseline=Baseline(
+                    **{name: None if value is None else float(value) for name, value in header["baseline"].items()}
+                ),
                 used_rows=list(rows),
                 provenance=_checked_provenance(header["provenance"]),
                 id=header["id"],

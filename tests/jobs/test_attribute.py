@@ -176,11 +176,15 @@ def test_the_baseline_of_many_prompts_is_their_mean(small: str) -> None:
     assert attribute(RunConfig(small, PromptSet("many", pairs))).baseline.clean == pytest.approx(expected, rel=1e-4)
 
 
-def test_accuracy_is_unknown_where_a_prompt_has_no_wrong_answer(small: str) -> None:
+def test_accuracy_is_over_the_prompts_that_have_wrong_answers(small: str) -> None:
+    alone = attribute(RunConfig(small, PROMPTS)).baseline
     prompts = PromptSet("half", (*PAIRS, PromptPair("1 2", "1 3", ("4",))))
     run = attribute(RunConfig(small, prompts, Method(answer_function="avg_val")))
-    assert np.isnan(run.baseline.accuracy)
+    assert run.baseline.accuracy == alone.accuracy
+    assert (run.baseline.judged, alone.judged) == (len(PAIRS), len(PAIRS))
     assert np.isfinite(run.baseline.clean)
+    none = PromptSet("none", tuple(replace(pair, wrong_answers=()) for pair in PAIRS))
+    assert np.isnan(attribute(RunConfig(small, none, Method(answer_function="avg_val"))).baseline.accuracy)
 
 
 def test_rows_with_problems_are_left_out_and_recorded(small: str) -> None:

@@ -46,6 +46,9 @@ def prompts(n: int, *, bad: bool = False) -> PromptSet:
     return PromptSet("many", (BAD, *pairs[:5], BAD, *pairs[5:]) if bad else pairs)
 
 
+UNJUDGED = tuple(replace(pair, wrong_answers=()) for pair in prompts(140).pairs)
+
+
 def config(ablation: AblationType = AblationType.RESAMPLE, n: int = 130, **options: Any) -> RunConfig:
     method = Method(ablation_type=ablation, clean_corrupt="corrupt" if ablation.reads_batch else None)
     method = replace(method, **options.pop("method", {}))
@@ -70,7 +73,7 @@ def finished(server: JobServer, function: Any, request: Any) -> Any:
 def assert_same_run(cut: Run, whole: Run) -> None:
     assert np.abs(whole.scores).max() > 0
     assert np.abs(cut.scores - whole.scores).max() <= 1e-6 * np.abs(whole.scores).max()
-    for name in ("clean", "corrupt", "accuracy"):
+    for name in ("clean", "corrupt", "accuracy", "judged"):
         assert getattr(cut.baseline, name) == pytest.approx(getattr(whole.baseline, name), rel=1e-6)
     assert (cut.used_rows, cut.held_out_rows, cut.graph) == (whole.used_rows, whole.held_out_rows, whole.graph)
     assert cut.config == whole.config
@@ -93,8 +96,9 @@ def test_shards_add_up_for_every_ablation(server: JobServer, ablation: AblationT
         {"held_out": 0.25, "n": 180},
         {"keep_positions": True, "prompts": PromptSet("equal", (PAIRS[0],) * 64 + (PAIRS[1],) * 66)},
         {"prompts": prompts(270, bad=True), "held_out": 0.5},
+        {"prompts": PromptSet("some judged", (*UNJUDGED, *PAIRS)), "method": {"answer_function": "avg_val"}},
     ],
-    ids=["one point", "reference", "trapezoid", "held out", "positions apart", "rows with problems"],
+    ids=["one point", "reference", "trapezoid", "held out", "positions apart", "rows with problems", "some judged"],
 )
 def test_shards_add_up_with_every_option(server: JobServer, options: dict[str, Any]) -> None:
     run = config(**options)

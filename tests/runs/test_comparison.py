@@ -18,6 +18,7 @@ from circuit.runs.comparison import (
     expected_overlap,
     only_in,
     overlap,
+    overlap_of,
     pairs_of,
     spearman,
     why_not_comparable,
@@ -83,6 +84,29 @@ def test_edges_drawn_at_random_overlap_as_expected() -> None:
     rng = np.random.default_rng(0)
     drawn = [overlap(rng.permutation(100) + 1, rng.permutation(100) + 1) for _ in range(4000)]
     np.testing.assert_allclose(np.mean(drawn, axis=0), expected_overlap(100), atol=0.01)
+
+
+def test_edges_of_score_zero_agree_by_chance_alone() -> None:
+    """Two runs that have five edges each in common with nobody: beyond these, places go to edges of score zero."""
+    first, second = run_with(3), run_with(4)
+    n_edges = first.graph.n_edges
+    for run, edges in ((first, slice(0, 5)), (second, slice(5, 10))):
+        run.scores[:] = 0
+        run.scores[edges] = [5, -4, 3, 2, 1]
+    shared = overlap_of(first, second)
+    assert (shared[:5] == 0).all()
+    half = n_edges // 2
+    assert shared[half - 1] == pytest.approx(0.5, abs=0.05)
+    assert shared[-1] == pytest.approx(1)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4000):
+        ranks = [
+            np.argsort(np.argsort(-np.abs(run.scores) - 1e-9 * rng.random(n_edges))) + 1 for run in (first, second)
+        ]
+        found.append(overlap(*ranks))
+    np.testing.assert_allclose(shared, np.mean(found, axis=0), atol=0.02)
+    assert len(only_in(first, second, half)) == 5
+    assert set(only_in(first, second, half).index) == {0, 1, 2, 3, 4}
 
 
 def test_edges_of_one_circuit_and_not_of_the_other() -> None:

@@ -78,6 +78,54 @@ def test_accuracy_may_be_unknown(tmp_path: Path) -> None:
     assert np.isnan(Run.load(tmp_path / "run").baseline.accuracy)
 
 
+def test_parts_of_a_baseline_add_up_though_some_have_no_wrong_answers() -> None:
+    parts = (Baseline(1.0, 0.5, 1.0, 2), Baseline(0.5, 0.25, float("nan"), 0), Baseline(0.25, 0.0, 0.25, 4))
+    assert parts[0] + parts[1] + parts[2] == Baseline(1.75, 0.75, 0.5, 6)
+    third = Baseline(3.0, 1.5, 0.5, 6).share(1 / 3)
+    whole = third + third + third
+    assert (whole.clean, whole.accuracy, whole.judged) == pytest.approx((3.0, 0.5, 6))
+
+
+def test_a_baseline_from_before_prompts_were_judged_one_by_one_still_opens(saved: Path) -> None:
+    header = header_of(saved)
+    assert header["baseline"].pop("judged", "none") is None
+    save_file(load_file(saved), saved, {"edgescope": json.dumps(header)})
+    assert Run.load(saved).baseline == Baseline(1.5, -0.25, 0.5)
+
+
+def pairs_of(*clean: str) -> PromptSet:
+    return PromptSet("some", tuple(PromptPair(text, f"not {text}", (" a",)) for text in clean))
+
+
+def test_pairs_of_one_clean_prompt_are_scored_together_or_held_out_together() -> None:
+    for seed in range(20):
+        config = RunConfig("m", pairs_of(*"aabbccddef"), held_out=0.5, split_seed=seed)
+        scored, held_out = config.split(range(10))
+        clean = [pair.clean for pair in config.prompts.pairs]
+        assert not {clean[row] for row in scored} & {clean[row] for row in held_out}
+        assert sorted([*scored, *held_out]) == list(range(10))
+        assert 4 <= len(held_out) <= 5
+    assert RunConfig("m", pairs_of(*"aaaa"), held_out=0.5).split(range(4)) == ([0, 1, 2, 3], [])
+
+
+def test_a_set_without_duplicates_is_split_and_written_as_it_always_was() -> None:
+    config = RunConfig("m", pairs_of(*"abcdefghij"), held_out=0.4, split_seed=7)
+    chosen = sorted(np.random.default_rng(7).permutation(range(10))[:4].tolist())
+    assert config.split(range(10)) == ([row for row in range(10) if row not in chosen], chosen)
+    assert "duplicates_together" not in config.to_dict()
+
+
+def test_a_saved_run_whose_duplicates_were_split_keeps_its_split() -> None:
+    config = RunConfig("m", pairs_of(*"aabbccddef"), held_out=0.5, split_seed=7)
+    values = config.to_dict()
+    assert RunConfig.from_dict(values) == config
+    del values["duplicates_together"]
+    before = RunConfig.from_dict(values)
+    chosen = sorted(np.random.default_rng(7).permutation(range(10))[:5].tolist())
+    assert before.split(range(10))[1] == chosen
+    assert RunConfig.from_dict(before.to_dict()) == before
+
+
 def test_a_config_survives_plain_values() -> None:
     config = make_run().config
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
