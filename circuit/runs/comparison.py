@@ -172,7 +172,8 @@ def overlap(
 
 def overlap_of(first: Run, second: Run) -> Float[np.ndarray, " n_edges"]:
     """`overlap` of two runs, zeros being ties."""
-    return overlap(first.ranks, second.ranks, (np.count_nonzero(first.scores), np.count_nonzero(second.scores)))
+    n_scored = int(np.count_nonzero(first.scores)), int(np.count_nonzero(second.scores))
+    return overlap(first.ranks, second.ranks, n_scored)
 
 
 def expected_overlap(n_edges: int) -> Float[np.ndarray, " n_edges"]:

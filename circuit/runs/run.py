@@ -168,9 +168,7 @@ class Run:
                 config=config,
                 graph=graph,
                 scores=scores,
-                baseline=Baseline(
-                    **{name: None if value is None else float(value) for name, value in header["baseline"].items()}
-                ),
+                baseline=_baseline(header["baseline"]),
                 used_rows=list(rows),
                 provenance=_checked_provenance(header["provenance"]),
                 id=header["id"],
@@ -226,6 +224,12 @@ def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
     if not all(type(size) is int and size > 0 for size in sizes) or 4 * sizes[0] + 1 != n_modules:
         raise ValueError(f"{repr(shape)[:200]} is not the shape of a model with {n_modules} modules")
     return EdgeGraph(**shape)
+
+
+def _baseline(values: dict[str, Any]) -> Baseline:
+    judged = values.get("judged")
+    numbers = {name: float(value) for name, value in values.items() if name != "judged"}
+    return Baseline(**numbers, judged=None if judged is None else float(judged))
 
 
 def _checked_provenance(values: dict[str, Any]) -> dict[str, Any]:

@@ -100,10 +100,10 @@ def test_edges_of_score_zero_agree_by_chance_alone() -> None:
     assert shared[-1] == pytest.approx(1)
     rng, found = np.random.default_rng(0), []
     for _ in range(4000):
-        ranks = [
+        one, other = (
             np.argsort(np.argsort(-np.abs(run.scores) - 1e-9 * rng.random(n_edges))) + 1 for run in (first, second)
-        ]
-        found.append(overlap(*ranks))
+        )
+        found.append(overlap(one, other))
     np.testing.assert_allclose(shared, np.mean(found, axis=0), atol=0.02)
     assert len(only_in(first, second, half)) == 5
     assert set(only_in(first, second, half).index) == {0, 1, 2, 3, 4}
