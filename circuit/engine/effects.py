@@ -41,7 +41,7 @@ def edge_effects(
 ) -> dict[int, float]:
     """For every edge the rise of the loss, mean over prompts, when it alone is ablated as `method` ablates.
 
-    The cost is one forward pass per batch and edge.
+    The cost is one forward pass per batch and edge; several edges share one where batches are small.
 
     Args:
         model: The model, with positions kept apart or added up as in the scores.

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from circuit.engine.ablation import Activations
@@ -155,8 +155,8 @@ class PatchedPass:
         self, patch: _Patch, circuit: _Circuit, current: Tensor, stream: Tensor
     ) -> Float[Tensor, "rows outer inner d_model"]:
         """What the patch's rows read, on the block of tokens; `stream` is the ablated one."""
-        base = self._block.of(stream.expand_as(current) if patch.from_ablated else current)
-        return (base.float() + patch.added(circuit.differences.values, self._first)).to(current.dtype)
+        base = patch.base(self._block.of(current), self._block.of(stream.expand_as(current)), self._first)
+        return (base + patch.added(circuit.differences.values, self._first)).to(current.dtype)
 
 
 class _Circuit:
@@ -194,28 +194,44 @@ class _Circuit:
 
 @dataclass
 class _Patch:
-    """What the destinations of some modules read in one circuit: the current or the ablated stream, and in some `rows`
-    the differences of `sources` on top of it."""
+    """What the destinations of some modules read in one circuit: the current or the ablated stream, except in `rows`.
+
+    These are formed each by itself, from the current stream or the ablated one, as `rows_from_ablated` says, with the
+    differences of `sources` added. An edge that is left as it is adds nothing to the current stream, and one that is
+    ablated nothing to the ablated stream, so a row whose edges are all of one kind is exactly that stream. This matters
+    where the sum of what is kept vanishes: of the rounding errors that are left instead, a norm makes large numbers.
+    """
 
     from_ablated: bool
     rows: list[int]
+    rows_from_ablated: bool | Bool[Tensor, "rows outer_or_1 1 1"]
     sources: slice | Int[np.ndarray, " n"]
     coefficients: Float[Tensor, "*pos n_rows n"]
 
     @classmethod
     def of(cls, masks: Sequence[Float32[np.ndarray, "*pos rows sources"]], device: torch.device) -> _Patch:
         mask = np.concatenate(masks, axis=-2)
-        other_axes = tuple(axis for axis in range(mask.ndim) if axis != mask.ndim - 2)
-        as_current, as_ablated = (mask == 0).all(other_axes), (mask == 1).all(other_axes)
+        row_from_ablated = _nearer_to_ablated(mask)
+        coefficients = mask - row_from_ablated[..., None].astype(np.float32)
+        changed = (coefficients != 0).any(-1)
+        positions = tuple(range(mask.ndim - 2))
+        as_ablated = (row_from_ablated & ~changed).all(positions)
+        as_current = (~row_from_ablated & ~changed).all(positions)
         from_ablated = bool(as_ablated.sum() > as_current.sum())
         rows = np.flatnonzero(~(as_ablated if from_ablated else as_current))
-        coefficients = mask[..., rows, :] - np.float32(from_ablated)
-        used = np.flatnonzero((coefficients != 0).any(tuple(range(mask.ndim - 1))))
+        coefficients, row_from_ablated = coefficients[..., rows, :], row_from_ablated[..., rows]
+        used = np.flatnonzero((coefficients != 0).any((*positions, mask.ndim - 2)))
         n_sources = mask.shape[-1]
         sources: slice | np.ndarray = slice(0, n_sources)
         if len(used) <= n_sources / 2:  # else copying them takes longer than multiplying all
             sources, coefficients = used, coefficients[..., used]
-        return cls(from_ablated, rows.tolist(), sources, torch.from_numpy(coefficients).to(device))
+        return cls(
+            from_ablated,
+            rows.tolist(),
+            _for_rows(row_from_ablated, device),
+            sources,
+            torch.from_numpy(coefficients).to(device),
+        )
 
     def added(
         self, differences: Float[Tensor, "sources outer inner d_model"], first_position: int
@@ -225,6 +241,35 @@ class _Patch:
         if self.coefficients.ndim == 2:
             return torch.tensordot(self.coefficients, read, dims=1)
         return torch.einsum("prs,spbd->rpbd", self.coefficients[first_position:], read)
+
+    def base(
+        self, current: Float[Tensor, "outer inner d_model"], ablated: Float[Tensor, "outer inner d_model"], first: int
+    ) -> Float[Tensor, "*rows outer inner d_model"]:
+        """The stream that each of the rows is formed from, in float32; without the axis where it is one stream."""
+        if isinstance(self.rows_from_ablated, bool):
+            return (ablated if self.rows_from_ablated else current).float()
+        chosen = self.rows_from_ablated
+        return torch.where(chosen if chosen.shape[1] == 1 else chosen[:, first:], ablated.float(), current.float())
+
+
+def _nearer_to_ablated(mask: Float32[np.ndarray, "*pos rows sources"]) -> Bool[np.ndarray, "*pos rows"]:
+    """Whether a row is formed from the ablated stream.
+
+    It is where more is ablated than kept. It is too where the embedding, which all activations stem from, is ablated
+    with others, since what is kept may then be nothing: the current stream would leave rounding errors in its place.
+    """
+    without_embedding = (mask[..., 0] == 1) & ((mask != 0).sum(-1) > 1)
+    return (mask.mean(-1) > 0.5) | without_embedding
+
+
+def _for_rows(
+    from_ablated: Bool[np.ndarray, "*pos rows"], device: torch.device
+) -> bool | Bool[Tensor, "rows outer_or_1 1 1"]:
+    """The choice of each row beside what it reads, [rows, outer, inner, d_model]: one bool where it is one choice."""
+    if from_ablated.all() or not from_ablated.any():
+        return bool(from_ablated.any())
+    by_row = np.atleast_2d(from_ablated).T  # [rows, pos], or [rows, 1]
+    return torch.from_numpy(np.ascontiguousarray(by_row)).to(device)[..., None, None]
 
 
 def _of_kind(model: PatchableModel, rows: Sequence[int], kind: int) -> list[int]:

@@ -160,13 +160,18 @@ def circuit_outputs(
     source: CleanCorrupt = patched_in or ("corrupt" if clean_in else "clean")
     name = name or (lambda number: f"circuit of {int(circuits[number].sum()):,} edges")
 
+    halved = False
+
     def run(batch: PromptPairBatch) -> list[Tensor]:
+        nonlocal halved
         found = []
         steps.check()
         ablated = ablation.of(batch, source)
         first = ablation.first_position(batch, source, into=given)
-        # by the size that was asked for: a batch that was halved, for want of memory, must not bring more circuits
-        together = max(prompts_at_once(model, batch.clean.shape[1]) // (loader.batch_size or len(batch)), 1)
+        asked = loader.batch_size or len(batch)
+        halved = halved or (len(batch) < asked and batch.rows.stop < loader.rows.stop)
+        # where a batch did not fit into memory, circuits go through the model one by one
+        together = 1 if halved else max(prompts_at_once(model, batch.clean.shape[1]) // asked, 1)
         for start in range(0, len(circuits), together):
             steps.check()
             some = [circuits[number] for number in range(start, min(start + together, len(circuits)))]
