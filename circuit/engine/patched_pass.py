@@ -156,7 +156,7 @@ class PatchedPass:
     ) -> Float[Tensor, "rows outer inner d_model"]:
         """What the patch's rows read, on the block of tokens; `stream` is the ablated one."""
         base = patch.base(self._block.of(current), self._block.of(stream.expand_as(current)), self._first)
-        return (base + patch.added(circuit.differences.values, self._first)).to(current.dtype)
+        return patch.added(circuit.differences.values, self._first).add_(base).to(current.dtype)
 
 
 class _Circuit:
