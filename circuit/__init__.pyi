@@ -3,6 +3,7 @@
 from .common.errors import CircuitError as CircuitError
 from .common.progress import terminal_progress as terminal_progress
 from .edges.choose import choose_edges as choose_edges
+from .edges.choose import rank_edges as rank_edges
 from .edges.filter import EdgeFilter as EdgeFilter
 from .edges.graph import EdgeGraph as EdgeGraph
 from .edges.method import AblationType as AblationType

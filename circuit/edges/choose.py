@@ -1,10 +1,12 @@
 """Which edges make a circuit: the strongest by themselves, or the strongest that hang together.
 
     choose_edges       edges by rank and rule, strongest first
+    rank_edges         all of them in that order, with the sizes at which a circuit ends -> Ranked
     strength_through   for every edge, the strength of the strongest path that it lies on
 
     edges = choose_edges(graph, flat, 50, rank="signed", rule="connected")
-    choose_edges(graph, flat, 60, rank="signed", rule="connected")[: len(edges)]     # the same, and more
+    ranked = rank_edges(graph, flat, rank="signed", rule="connected")
+    ranked.first(50), ranked.sizes[:4]                              # the same edges; (0, 7, 8, 12)
 
 Ranked by themselves, the strongest edges of a large model often lie on no path from the embedding to the final
 residual, so a circuit of them computes nothing. Two rules give circuits without dead ends at every size:
@@ -31,13 +33,34 @@ from jaxtyping import Float64, Int
 from circuit.common.errors import OptionError
 from circuit.edges.graph import EdgeGraph, ScoreBlock
 from circuit.edges.ranking import Importance, strength_of, top_edges
-from circuit.edges.subgraph import live_edges
 
 SelectionRule = Literal["top", "connected", "paths"]
 """How edges are chosen: the strongest one by one, or so that each lies on a path through the circuit."""
 
-_DIGITS = 9
-"""Of a path's strength: edges of one path get it by sums in another order, and must tie."""
+_TIE = 1e-9
+"""Edges of one path get its strength by sums in another order, and tie within this."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Edges in the order in which circuits take them.
+
+    Attributes:
+        edges: All that can be chosen, strongest first.
+        sizes: The sizes of circuits, smallest first and 0 among them: by `"top"` every number, by the other rules those
+            at which no path is cut in two.
+    """
+
+    edges: Int[np.ndarray, " n_edges"]
+    sizes: Int[np.ndarray, " n_sizes"]
+
+    def first(self, n: int) -> Int[np.ndarray, " n_chosen"]:
+        """The largest circuit of at most `n` edges."""
+        return self.edges[: self.size_within(n)]
+
+    def size_within(self, n: int) -> int:
+        """The largest size of at most `n` edges."""
+        return int(self.sizes[np.searchsorted(self.sizes, n, side="right") - 1])
 
 
 @dataclass(frozen=True)
@@ -78,19 +101,35 @@ def choose_edges(
         OptionError: A rule or rank that does not exist, or an `n` that no circuit of this model has.
         NumericalError: A score that is not finite.
     """
+    if not 0 <= n <= graph.n_edges:
+        raise OptionError(
+            f"A circuit of this model has between 0 and {graph.n_edges:,} edges, and {n:,} were asked for."
+        )
+    return rank_edges(graph, scores, rank, rule).first(n)
+
+
+def rank_edges(
+    graph: EdgeGraph,
+    scores: Float64[np.ndarray, " n_edges"],
+    rank: Importance = "absolute",
+    rule: SelectionRule = "top",
+) -> Ranked:
+    """All edges in the order in which `choose_edges` takes them.
+
+    Args and errors are those of `choose_edges`. The cost is one sort of all edges.
+    """
     if rule not in get_args(SelectionRule):
         raise OptionError(f"rule must be 'top', 'connected' or 'paths', and is {rule!r}.")
     if rule == "top":
-        return top_edges(scores, n, rank)
+        edges = top_edges(scores, len(scores), rank)
+        return Ranked(edges, np.arange(len(edges) + 1))
     own = _own_strength(scores, rank)
-    if not 0 <= n <= len(own):
-        raise OptionError(f"A circuit of this model has between 0 and {len(own):,} edges, and {n:,} were asked for.")
     through = strength_through(graph, own if rule == "connected" else _log_shares(graph, own), rule)
     edges = np.flatnonzero(through > -np.inf)
     edges = edges[np.lexsort((edges, -own[edges], -through[edges]))]
-    if n < len(edges):  # back to where no path is cut
-        edges = edges[through[edges] > through[edges[n]]]
-    return live_edges(graph, edges)
+    tie = 0.0 if rule == "connected" else _TIE
+    ends = np.flatnonzero(through[edges][:-1] - through[edges][1:] > tie) + 1
+    return Ranked(edges, np.unique([0, *ends.tolist(), len(edges)]))
 
 
 def strength_through(
@@ -116,8 +155,7 @@ def strength_through(
         paths.join(paths.join(written[: block.n_sources].T[:, None, :], part), needed[_rows(block)].T[:, :, None])
         for block, part in blocks
     ]
-    strengths = np.concatenate([part.ravel() for part in through])
-    return strengths if rule == "connected" else strengths.round(_DIGITS)
+    return np.concatenate([part.ravel() for part in through])
 
 
 _Blocks = list[tuple[ScoreBlock, np.ndarray]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from circuit.common.errors import NumericalError, OptionError
-from circuit.edges.choose import SelectionRule, choose_edges, strength_through
+from circuit.edges.choose import SelectionRule, choose_edges, rank_edges, strength_through
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.ranking import Importance, strength_of, top_edges
 from circuit.edges.subgraph import live_edges
@@ -120,3 +120,14 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence() -> None:
     scores[3] = np.nan
     with pytest.raises(NumericalError, match="1 of"):
         choose_edges(graph, scores, 5, rule="paths")
+
+
+@pytest.mark.parametrize("rule", get_args(SelectionRule))
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_sizes_are_those_at_which_a_circuit_ends(graph: EdgeGraph, rule: SelectionRule) -> None:
+    scores = random_scores(graph, seed=4)
+    ranked = rank_edges(graph, scores, "signed", rule)
+    found = {len(choose_edges(graph, scores, n, "signed", rule)) for n in range(graph.n_edges + 1)}
+    assert set(ranked.sizes.tolist()) == found
+    for n in sorted(found):
+        np.testing.assert_array_equal(choose_edges(graph, scores, n, "signed", rule), ranked.edges[:n])
