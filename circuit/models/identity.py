@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from circuit.models.catalogue import Wheel, known
+from circuit.models.catalogue import Wheel, as_path, known
 
 
 def model_identity(name: str) -> dict[str, str]:
@@ -25,13 +25,15 @@ def model_identity(name: str) -> dict[str, str]:
     source = entry.source if entry else name
     if isinstance(source, Wheel):
         return {"source": source.requirement, "sha256": source.sha256}
-    path = Path(source).expanduser()
+    path = as_path(source)
+    if path is None:
+        return {"source": str(source), **_revision(str(source))}
     known_as = name if entry else path.name
     if path.is_dir():
         return {"source": known_as, "sha256": _hash((path / "config.json", *sorted(path.glob("*.safetensors"))))}
     if path.is_file():
         return {"source": known_as, "sha256": _hash((path,))}
-    return {"source": str(source), **_revision(str(source))}
+    return {"source": known_as}
 
 
 def _revision(repository: str) -> dict[str, str]:

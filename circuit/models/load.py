@@ -28,6 +28,7 @@ from circuit.models.catalogue import title_of
 from circuit.models.fetch import locate, readable_errors, without_bars
 from circuit.models.tokenizer import PromptTokenizer, adds_bos
 from circuit.models.tokenizer_file import read_tokenizer
+from circuit.models.weights import check_complete, weight_files
 
 if TYPE_CHECKING:
     from circuit.engine.model import PatchableModel
@@ -48,7 +49,7 @@ def load_model(
 
     Args:
         name: A key of `circuit.models.catalogue.known()`, the path of a folder in Hugging Face format or of a GGUF
-            file, or a hub id.
+            file (a `Path`, or a text that begins with `/`, `./`, `../` or `~`), or a hub id, `"owner/name"`.
         device: `"auto"` (CUDA, else Apple's GPU, else the CPU), or a torch device.
         dtype: Precision of the weights; `"auto"` is float32 up to about a billion parameters, and bfloat16 above.
             Scores accumulate in float32 whatever it is.
@@ -79,6 +80,7 @@ def load_model(
             dtype = "float32" if n_parameters <= _LARGE else "bfloat16"
         precision = getattr(torch, dtype)
         _check_fits(str(name), n_parameters * precision.itemsize, target)
+        weight_files(Path(where))  # looked at before anything of them is opened
         read: Any = AutoModelForCausalLM.from_pretrained(
             where,
             config=config,
@@ -90,7 +92,7 @@ def load_model(
             output_loading_info=True,
         )
         hf_model, loaded = read
-        _check_complete(str(name), loaded)
+        check_complete(str(name), config.model_type, loaded)
         model = wrap(hf_model.eval().to(target), tokenizer, seq_len)
     stage.check()
     return model
@@ -105,7 +107,7 @@ def load_tokenizer(
         ModelError, JobCancelled: As `load_model`.
     """
     stage = Progress(report=progress, cancelled=cancelled)
-    where = locate(name, stage)
+    where = locate(name, stage, weights=False)
     stage.say(f"Reading the tokenizer of {title_of(str(name))}")
     with readable_errors(str(name)), without_bars():
         config, tokenizer = _read_config(where)
@@ -172,19 +174,6 @@ def _for_transformer_lens(tokenizer: Any) -> Any:
     theirs = deepcopy(tokenizer)
     theirs.init_kwargs["add_bos_token"] = True
     return theirs
-
-
-def _check_complete(name: str, loaded: dict[str, Any]) -> None:
-    """Refuse what transformers only warns about: weights that the files lack are random numbers in the model."""
-    for key, what in (
-        ("missing_keys", "are not in its files"),
-        ("mismatched_keys", "have another shape in its files than its config.json says"),
-    ):
-        weights = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in loaded[key])
-        if weights:
-            raise ModelError(
-                f"The model {name} is incomplete: {len(weights)} of its weights {what}, among them {weights[0]}."
-            )
 
 
 def _device(name: str) -> Any:

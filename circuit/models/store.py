@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from circuit.common.errors import NotEnoughMemoryError
-from circuit.common.progress import Cancelled, Report
+from circuit.common.progress import Cancelled, Report, collected, note
 from circuit.common.settings import settings
 from circuit.edges.method import Precision
 from circuit.models.load import load_model
@@ -33,6 +33,7 @@ class ModelStore:
     def __init__(self, budget: int | None = None) -> None:
         self.budget = _default_budget() if budget is None else budget
         self._models: OrderedDict[tuple[str, str, str], PatchableModel] = OrderedDict()
+        self._notes: dict[tuple[str, str, str], list[str]] = {}
         self._in_use: dict[tuple[str, str, str], int] = {}
 
     @contextmanager
@@ -46,18 +47,24 @@ class ModelStore:
     ) -> Iterator[PatchableModel]:
         """The model, loaded if it is not held. A model that cannot be loaded leaves the others where they are.
 
+        What was noted when it was loaded is noted again at each use.
+
         Raises:
             ModelError, OptionError, JobCancelled: As `load_model`.
         """
         key = (name, device, dtype)
         if key not in self._models:
-            try:
-                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
-            except NotEnoughMemoryError:
-                if not self._drop_idle():
-                    raise
-                model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
+            with collected() as notes:
+                try:
+                    model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
+                except NotEnoughMemoryError:
+                    if not self._drop_idle():
+                        raise
+                    model = load_model(name, device, dtype, progress=progress, cancelled=cancelled)
             self._models[key] = model
+            self._notes[key] = notes
+        for sentence in self._notes[key]:  # of every run with the model, and not of the first alone
+            note(sentence)
         self._models.move_to_end(key)
         self._in_use[key] = self._in_use.get(key, 0) + 1
         try:
