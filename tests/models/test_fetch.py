@@ -136,7 +136,7 @@ def test_a_model_that_does_not_fit_is_refused_with_both_numbers(
     small_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 1_000)
-    with pytest.raises(NotEnoughMemoryError, match=r"takes 0\.0 GB, and cpu has 0\.0 GB free: choose a smaller"):
+    with pytest.raises(NotEnoughMemoryError, match=r"takes 118 kB, and cpu has 1 kB free: choose a smaller"):
         load_model(small_folder, device="cpu")
 
 
