@@ -11,7 +11,6 @@ import streamlit as st
 
 from circuit.edges.filter import strongest_of
 from circuit.edges.ranking import edge_table
-from circuit.edges.sentences import score_is
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
 from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
 from circuit.plots.matrix import position_heatmap, score_matrix
@@ -151,7 +150,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
     strongest = [int(edge) for edge in shown[:MEASURED]]
     if missing := tuple(edge for edge in strongest if edge not in effects):
         st.markdown(
-            f"A score is not a measurement: it is the {score_is(run.config.method)}. Ablating the "
+            f"A score is not a measurement: it is the {run.config.method.score}. Ablating the "
             f"{len(strongest)} strongest edges one at a time, on the run's {len(run.used_rows)} prompt pairs, "
             "shows how far to trust it."
         )
@@ -164,7 +163,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
     if there:
         st.markdown(f"Of the edges measured, {trust(run.scores, there)}")
         figure = effect_scatter(
-            run.graph, run.scores, there, caption=caption, score_is=score_is(run.config.method), dark=page.is_dark(),
+            run.graph, run.scores, there, caption=caption, score_is=run.config.method.score, dark=page.is_dark(),
             width=WIDE,
         )  # fmt: skip
         st.plotly_chart(

@@ -10,6 +10,8 @@
     Method           all of them together, checked, with a one-line description
     sample_points    points and weights along a path
 
+What is said of each method, from its title to its limits, stands in `circuit.edges.kinds`.
+
 Names and meanings are those of AutoCircuit (https://github.com/UFO-101/auto-circuit), except for paths and backward
 rules, which it does not have.
 """
@@ -22,6 +24,7 @@ from enum import Enum
 from typing import Any, Literal, Self, get_args
 
 from circuit.common.errors import OptionError
+from circuit.edges.kinds import EAP, KINDS, RULES, Kind, kind_of
 
 GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
 AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
@@ -221,23 +224,46 @@ class Method:
         return passes_of(self.path, len(self.points), n_layers)
 
     @property
+    def kind(self) -> Kind:
+        """What is said of this method: its name, what its scores are, what it costs, and where it fails."""
+        return kind_of(self.path, self.mask_val)
+
+    @property
+    def title(self) -> str:
+        """The method's name, with that of its backward rules where these are not the gradient."""
+        return self.kind.title + ("" if self.backward == "gradient" else f", {RULES[self.backward].title}")
+
+    @property
+    def score(self) -> str:
+        """What a score is, as in "it is the linear estimate"."""
+        by = "" if self.backward == "gradient" else f", by the rules of {RULES[self.backward].title}"
+        return self._filled(self.kind.score) + by
+
+    @property
+    def points_in_words(self) -> str:
+        """Which points of the path gradients are taken at, as in "5 points, midpoint rule"."""
+        return self._filled(self.kind.points)
+
+    @property
+    def foretells(self) -> bool:
+        """Whether a score is an estimate of what ablating its edge alone does to the loss."""
+        return self.kind.foretells and self.backward == "gradient"
+
+    def _filled(self, template: str) -> str:
+        rule = self.integration_rule
+        return template.format(m=self.mask_val or 0.0, n=len(self.points), rule=rule, path=self.path)
+
+    @property
     def is_edge_attribution_patching(self) -> bool:
         """Whether this is EAP: logits, and the plain gradient at the untouched model."""
-        at_the_model = self.mask_val == 0.0 and self.path in ("masks", "inputs")
-        return self.grad_function == "logit" and at_the_model and self.backward == "gradient"
+        return self.kind is EAP and self.grad_function == "logit" and self.backward == "gradient"
 
     def describe(self) -> str:
         """One line for captions: what the scores of this method are scores of."""
-        along = "" if self.path == "masks" else f" over {self.path}"
-        if self.is_edge_attribution_patching:
-            name = "edge attribution patching"
-        elif self.path == "ends":
-            name = "gradient at the clean and the corrupt prompt"
-        elif self.mask_val is not None:
-            what = "mask gradient" if self.path == "masks" else f"gradient{along}"
-            name = f"{what} at m = {self.mask_val:g}"
-        else:
-            name = f"integrated gradients{along}, {len(self.points)} points ({self.integration_rule} rule)"
+        kind = self.kind
+        if kind is EAP and not self.is_edge_attribution_patching:  # the name is that of one loss
+            kind = kind_of(self.path, self.mask_val, [each for each in KINDS if each is not EAP])
+        name = self._filled(kind.caption)
         if self.backward != "gradient":
             name += f", {self.backward} backward"
         source = f" from {self.clean_corrupt} prompts" if self.ablation_type.reads_batch else ""

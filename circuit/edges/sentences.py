@@ -2,7 +2,6 @@
 
     edge_words    what an edge is: "head 5 of layer 4 writes into the query input of head 1 in layer 6"
     effect_words  what its score says, and what ablating it really did
-    score_is      what the scores of a method are, as an estimate of that
     node_words    what a node of the circuit graph is
 
 Markdown characters in tokens are escaped: what these functions return may stand on a page.
@@ -33,15 +32,6 @@ def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
     return words
 
 
-def score_is(method: Method) -> str:
-    """What a score is of the loss, as a function of how far edges are ablated."""
-    if method.mask_val is None:
-        return "mean slope of the loss while all edges are ablated together"
-    if method.mask_val == 0:
-        return "linear estimate"
-    return f"slope of the loss where all edges are ablated by {method.mask_val:g}"
-
-
 _NO_CHANGE = 1e-3
 """Of the score: a smaller effect has no sign to speak of."""
 
@@ -56,8 +46,8 @@ def effect_words(score: float, effect: float | None = None, method: Method | Non
     ablating this edge alone does; that of another is called what it is.
     """
     change = "raises" if score > 0 else "lowers"
-    if method is not None and method.mask_val != 0:
-        words = f"its score is {score:+.3g}, the {score_is(method)}: ablating it {change} the loss"
+    if method is not None and not method.foretells:
+        words = f"its score is {score:+.3g}, the {method.score}: ablating it {change} the loss"
     else:
         words = f"ablating this edge {change} the loss by about {abs(score):.3g} (score)"
     if score == 0:

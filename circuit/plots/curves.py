@@ -76,7 +76,7 @@ def effect_scatter(
 ) -> go.Figure:
     """One point an edge: its score, and the measured rise of the loss when it alone is ablated.
 
-    On the line both are equal. `score_is` says what a score is (`circuit.edges.sentences.score_is`).
+    On the line both are equal. `score_is` says what a score is (`circuit.edges.method.Method.score`).
     `customdata` is the edge's number, for `circuit.plots.heatmap.picked_edge`.
     """
     edges = list(effects)

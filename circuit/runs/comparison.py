@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from circuit.edges.kinds import RULES
 from circuit.edges.ranking import edge_table
 from circuit.runs.run import Run
 
@@ -109,7 +110,8 @@ def _settings(run: Run) -> dict[str, str]:
         "answer function": method.answer_function,
         "ablation": str(method.ablation_type),
         "activations taken from": method.clean_corrupt if method.ablation_type.reads_batch else "not used",
-        "mask values": _points(run),
+        "mask values": method.points_in_words,
+        "backward pass": RULES[method.backward].title,
         "held out": f"{config.held_out:.0%}, seed {config.split_seed}" if config.held_out else "none",
     }
     if method.ablation_type.needs_batch_size:
@@ -123,13 +125,6 @@ def _prompts(run: Run) -> str:
     """The prompts' name, and a few digits that differ where their pairs do."""
     digits = f"{zlib.crc32(repr(run.config.prompts.pairs).encode()):08x}"
     return f"{run.config.prompts.name} ({len(run.config.prompts)} pairs, fingerprint {digits[:6]})"
-
-
-def _points(run: Run) -> str:
-    method = run.config.method
-    if method.mask_val is not None:
-        return f"m = {method.mask_val:g}"
-    return f"{len(method.points)} points, {method.integration_rule} rule"
 
 
 def spearman(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> float:

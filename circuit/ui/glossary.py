@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from circuit.edges.kinds import KINDS, Kind
+
 GROUPS = {
     "model": "The model and its parts",
     "prompts": "Prompts and answers",
@@ -49,13 +51,20 @@ WANG = Source("Wang et al. 2022", "https://arxiv.org/abs/2211.00593")
 CONMY = Source("Conmy et al. 2023", "https://arxiv.org/abs/2304.14997")
 SYED = Source("Syed et al. 2023", "https://arxiv.org/abs/2310.10348")
 HANNA = Source("Hanna et al. 2024", "https://arxiv.org/abs/2403.17806")
-SUNDARARAJAN = Source("Sundararajan et al. 2017", "https://arxiv.org/abs/1703.01365")
 ZHANG = Source("Zhang & Nanda 2023", "https://arxiv.org/abs/2309.16042")
 HEIMERSHEIM = Source("Heimersheim & Nanda 2024", "https://arxiv.org/abs/2404.15255")
 MILLER = Source("Miller et al. 2024", "https://arxiv.org/abs/2407.08734")
 MUELLER = Source("Mueller et al. 2025", "https://arxiv.org/abs/2504.13151")
 AUTOCIRCUIT = Source("AutoCircuit", "https://github.com/UFO-101/auto-circuit")
 AINSLIE = Source("Ainslie et al. 2023", "https://arxiv.org/abs/2305.13245")
+
+
+def _of_kind(kind: Kind) -> Term:
+    """The entry of a method, from what it says of itself."""
+    name = kind.title if kind.short.lower() in ("one point", kind.title.lower()) else f"{kind.title} ({kind.short})"
+    words = f"{kind.sentence} {kind.limits}"
+    return Term(kind.key, name, "scores", words, kind.formula, Source(*kind.source), kind.also)
+
 
 _TERMS = (
     # --- the model ---------------------------------------------------------------------------------------------------
@@ -340,25 +349,7 @@ _TERMS = (
         AUTOCIRCUIT,
         ("ablation", "eap", "integrated-gradients"),
     ),
-    Term(
-        "eap",
-        "Edge attribution patching (EAP)",
-        "scores",
-        "Scores from one gradient, at the untouched model (mask value 0). Fast; it can miss edges where the model is "
-        "so sure of itself that small changes make no difference.",
-        source=SYED,
-        also=("integrated-gradients", "mask-value"),
-    ),
-    Term(
-        "integrated-gradients",
-        "Integrated gradients",
-        "scores",
-        "Scores averaged over several mask values on the way from the untouched to the ablated model. One forward and "
-        "backward pass a point; finds edges that a single gradient misses.",
-        "score = ∫₀¹ ∂L/∂m dm, as a weighted sum over a few m",
-        SUNDARARAJAN,
-        ("eap", "integration-rule"),
-    ),
+    *map(_of_kind, KINDS),
     Term(
         "integration-rule",
         "Integration rule",

@@ -6,7 +6,7 @@ import pytest
 
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import Method
-from circuit.edges.sentences import edge_words, effect_words, node_words, position_words, score_is
+from circuit.edges.sentences import edge_words, effect_words, node_words, position_words
 
 GROUPED = EdgeGraph(3, 6, 2)
 PLAIN = EdgeGraph(3, 4, 4, seq_len=2)
@@ -59,7 +59,7 @@ def test_only_a_gradient_at_the_untouched_model_is_called_an_estimate() -> None:
         "loss; measured by really ablating it: 0.39"
     )
     assert "slope of the loss where all edges are ablated by 0.5" in effect_words(0.43, method=halfway)
-    assert score_is(Method()) == "linear estimate"
+    assert Method().score == "linear estimate"
 
 
 def test_a_tokens_markdown_is_only_text() -> None:

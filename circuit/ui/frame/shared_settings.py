@@ -15,6 +15,7 @@ import streamlit as st
 
 from circuit.common.errors import LinkError
 from circuit.common.words import MB, counted
+from circuit.edges.kinds import OFFERED
 from circuit.edges.method import Method
 from circuit.models.catalogue import is_allowed, title_of
 from circuit.runs.config import RunConfig
@@ -25,8 +26,6 @@ MOST_SAMPLES = 30
 HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
 LARGEST_BATCH = 512
 DEVICES = ("auto", "cpu", "cuda", "mps")
-EAP, INTEGRATED, ONE_POINT = "Edge attribution patching", "Integrated gradients", "Gradient at one mask value"
-"""The kinds of method that 2 · Attribute offers."""
 _SECONDS = 10
 """How long it is said what was taken over."""
 
@@ -116,15 +115,15 @@ def _use_method(method: Method, missing: list[str]) -> None:
     state: dict[str, Any] = {keys.ANSWER_FUNCTION: method.answer_function, keys.ABLATION: method.ablation_type}
     if method.clean_corrupt is not None:
         state[keys.SIDE] = method.clean_corrupt
-    if method.mask_val is not None:
-        state[keys.KIND] = EAP if method.mask_val == 0 else ONE_POINT
-        if method.mask_val:
-            state[keys.MASK_VALUE] = float(method.mask_val)
+    if method.kind not in OFFERED or method.backward != "gradient":
+        missing.append(f"the method {method.title!r}, which the page does not offer")
     else:
+        state[keys.KIND] = method.kind.title
+    if method.kind.asks == "mask_val":
+        state[keys.MASK_VALUE] = float(method.mask_val or 0.0)
+    elif method.kind.asks == "integrated_grad_samples":
         n = method.integrated_grad_samples or 1
-        state |= {
-            keys.KIND: INTEGRATED, keys.SAMPLES: min(n, MOST_SAMPLES), keys.RULE: method.integration_rule,
-        }  # fmt: skip
+        state |= {keys.SAMPLES: min(n, MOST_SAMPLES), keys.RULE: method.integration_rule}
         if n > MOST_SAMPLES:
             missing.append(f"{n:,} samples, of which the page offers {MOST_SAMPLES}")
     st.session_state[keys.GRAD_FUNCTION] = st.session_state[keys.GRAD_WIDGET] = method.grad_function

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from circuit.edges.sentences import edge_words, score_is
+from circuit.edges.sentences import edge_words
 from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import is_allowed
 from circuit.prompts.pairs import PromptSet
@@ -44,8 +44,8 @@ def _score(run: Run) -> str:
     edge = int(run.order[0])
     change = "raise" if run.scores[edge] >= 0 else "lower"
     what = f"ablating that would {change} the loss by about {abs(run.scores[edge]):.2f}"
-    if (method := run.config.method).mask_val != 0:  # only a slope at the untouched model foretells how much
-        what = f"ablating that would {change} the loss: the number is the {score_is(method)}"
+    if not (method := run.config.method).foretells:  # only a slope at the untouched model foretells how much
+        what = f"ablating that would {change} the loss: the number is the {method.score}"
     return (
         "The **score** of an edge estimates what happens when the edge is *ablated*: when the reader gets what the "
         f"writer wrote on the corrupt prompt. Here the strongest edge is **{run.graph.edge_label(edge)}** with "

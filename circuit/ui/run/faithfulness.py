@@ -148,7 +148,7 @@ def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None
             help="(circuit − ablated) / (whole model − ablated), of the mean answer value: 100 % is as good as the "
             f"whole model, 0 % as bad as with every edge ablated{interval}.",
         )
-        st.markdown(verdict(circuit, curve, share, setting, integrated=method.mask_val is None))
+        st.markdown(verdict(circuit, curve, share, setting, integrated=method.kind.averages))
         if interval and curve.uncertain:
             st.warning(f"{curve.uncertain} {explain.more('interval')}")
         elif interval:
@@ -226,7 +226,7 @@ def verdict_line(run: Run, curve: Curve, n: int, setting: Setting) -> str:
             f"**No path**: the {circuit.n_edges:,} {_STRONGEST[setting.importance]} are all dead ends, so no circuit."
         )
     share = float(Curve((circuit,), curve.whole, curve.ablated).faithfulness[0])
-    return verdict(circuit, curve, share, setting, integrated=run.config.method.mask_val is None)
+    return verdict(circuit, curve, share, setting, integrated=run.config.method.kind.averages)
 
 
 def no_task(curve: Curve) -> str | None:

@@ -1,0 +1,218 @@
+"""The methods by name, with all that is said of them: one entry per method.
+
+    Kind      a method's title, what its scores are, what it costs, and where it fails
+    KINDS     all of them; a `Method` finds its own (`Method.kind`)
+    OFFERED   those that the form of 2 · Attribute offers
+    RULES     what is said of the rules of the backward pass, which go with any of them
+
+The form, captions, tables, the comparison, the tour and the glossary read from here. `docs/contributing.md` says how to
+add a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Asked = Literal["mask_val", "integrated_grad_samples"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method, whatever its loss and its ablation.
+
+    Templates are filled with `m`, the mask value; `n`, the number of points; `rule`, the integration rule; and `path`.
+
+    Attributes:
+        key: Its place in the glossary's address.
+        title: Its name.
+        short: Its name in tables.
+        sentence: What it does.
+        limits: What it costs beside others, and where it fails.
+        score: What a score is, as in "it is the ..."; a template.
+        points: Which points of the path; a template.
+        caption: What captions call it; a template.
+        paths: The paths that it is a method of; the first is the one that a form takes.
+        mask_val: Its mask value, where that is not asked for.
+        asks: Which number a form asks for; `integrated_grad_samples` goes with an integration rule.
+        foretells: Whether a score estimates what ablating its edge alone does to the loss.
+        formula: Where one helps.
+        source: Who published it, as a title and an address.
+        also: Other entries of the glossary that help to understand it.
+    """
+
+    key: str
+    title: str
+    short: str
+    sentence: str
+    limits: str
+    score: str
+    points: str
+    caption: str
+    paths: tuple[str, ...]
+    mask_val: float | None = None
+    asks: Asked | None = None
+    foretells: bool = False
+    formula: str = ""
+    source: tuple[str, str] = ("AutoCircuit", "https://github.com/UFO-101/auto-circuit")
+    also: tuple[str, ...] = ()
+
+    @property
+    def averages(self) -> bool:
+        """Whether its scores are a mean over several points."""
+        return self.mask_val is None and self.asks != "mask_val"
+
+    def fits(self, path: str, mask_val: float | None) -> bool:
+        """Whether a method with this path and mask value (None where there are several points) is of this kind."""
+        if path not in self.paths:
+            return False
+        if self.averages:
+            return mask_val is None
+        return mask_val is not None and self.mask_val in (None, mask_val)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the backward pass: its name, and what it does."""
+
+    title: str
+    sentence: str
+
+
+HANNA = ("Hanna et al. 2024", "https://arxiv.org/abs/2403.17806")
+
+EAP = Kind(
+    "eap",
+    "Edge attribution patching",
+    "EAP",
+    "One gradient, at the untouched model.",
+    "Fast, and blind where the model is saturated: there small changes make no difference.",
+    score="linear estimate",
+    points="m = {m:g}",
+    caption="edge attribution patching",
+    paths=("masks", "inputs"),
+    mask_val=0.0,
+    foretells=True,
+    source=("Syed et al. 2023", "https://arxiv.org/abs/2310.10348"),
+    also=("integrated-gradients", "mask-value"),
+)
+INTEGRATED_GRADIENTS = Kind(
+    "integrated-gradients",
+    "Integrated gradients",
+    "IG",
+    "The average gradient on the way from the untouched to the ablated model.",
+    "Costs one pass per point, and is more faithful where the model is saturated.",
+    score="mean slope of the loss while all edges are ablated together",
+    points="{n} points, {rule} rule",
+    caption="integrated gradients, {n} points ({rule} rule)",
+    paths=("masks",),
+    asks="integrated_grad_samples",
+    formula="score = ∫₀¹ ∂L/∂m dm, as a weighted sum over a few m",
+    source=("Sundararajan et al. 2017", "https://arxiv.org/abs/1703.01365"),
+    also=("eap", "integration-rule"),
+)
+ONE_MASK_VALUE = Kind(
+    "one-mask-value",
+    "Gradient at one mask value",
+    "one point",
+    "One gradient, with every edge ablated to the same degree.",
+    "As fast as edge attribution patching; its scores describe a model that is partly ablated.",
+    score="slope of the loss where all edges are ablated by {m:g}",
+    points="m = {m:g}",
+    caption="mask gradient at m = {m:g}",
+    paths=("masks",),
+    asks="mask_val",
+    also=("eap", "mask-value"),
+)
+EAP_IG_INPUTS = Kind(
+    "eap-ig-inputs",
+    "EAP-IG over inputs",
+    "EAP-IG-inputs",
+    "The average gradient while the embedding of the clean prompt turns into that of the other one.",
+    "Costs one pass per point, and needs the resample ablation.",
+    score="mean estimate while the clean prompt's embedding turns into the other's",
+    points="{n} points over inputs, {rule} rule",
+    caption="integrated gradients over inputs, {n} points ({rule} rule)",
+    paths=("inputs",),
+    asks="integrated_grad_samples",
+    source=HANNA,
+    also=("integrated-gradients", "integration-rule"),
+)
+EAP_IG_ACTIVATIONS = Kind(
+    "eap-ig-activations",
+    "EAP-IG over activations",
+    "EAP-IG-activations",
+    "The average gradient while one group of parts at a time turns into what replaces it, all before it staying clean.",
+    "Costs one pass per point for the embedding and for the heads and the MLP of every layer.",
+    score="mean estimate while one group of parts at a time is ablated",
+    points="{n} points over activations, {rule} rule",
+    caption="integrated gradients over activations, {n} points ({rule} rule)",
+    paths=("activations",),
+    asks="integrated_grad_samples",
+    source=HANNA,
+    also=("integrated-gradients", "integration-rule"),
+)
+CLEAN_CORRUPTED = Kind(
+    "clean-corrupted",
+    "Clean-corrupted",
+    "clean-corrupted",
+    "The mean of two gradients: on the clean prompt, and on the other one.",
+    "Costs two passes, and needs the resample ablation.",
+    score="mean of the linear estimates from the clean and from the corrupt prompt",
+    points="both ends",
+    caption="gradient at the clean and the corrupt prompt",
+    paths=("ends",),
+    source=HANNA,
+    also=("eap", "eap-ig-inputs"),
+)
+ONE_POINT = Kind(
+    "one-point",
+    "Gradient at one point of a path",
+    "one point",
+    "One gradient, some way along a path from the untouched model to what replaces its activations.",
+    "As fast as edge attribution patching; its scores describe a model that is partly ablated.",
+    score="estimate some way, {m:g} of it, along the path over {path}",
+    points="m = {m:g} over {path}",
+    caption="gradient over {path} at m = {m:g}",
+    paths=("inputs", "activations"),
+    asks="mask_val",
+    source=HANNA,
+    also=("eap", "eap-ig-inputs"),
+)
+
+KINDS = (
+    EAP,
+    INTEGRATED_GRADIENTS,
+    ONE_MASK_VALUE,
+    EAP_IG_INPUTS,
+    EAP_IG_ACTIVATIONS,
+    CLEAN_CORRUPTED,
+    ONE_POINT,
+)
+"""A method is of the first kind that fits."""
+OFFERED = (EAP, INTEGRATED_GRADIENTS, ONE_MASK_VALUE)
+
+RULES = {
+    "gradient": Rule("gradient", "The loss is differentiated as it is."),
+    "relp": Rule(
+        "RelP",
+        "Norms are held constant, an activation counts as the line through the origin, and each factor of a gated MLP "
+        "gets half of the gradient.",
+    ),
+    "relp+constant-attention": Rule("RelP with constant attention", "As RelP, with attention patterns held constant."),
+    "gim": Rule(
+        "GIM",
+        "Norms are held constant, attention's softmax is differentiated as at temperature 2, gradients at queries and "
+        "keys are quartered, and those at values and at both factors of a gated MLP halved.",
+    ),
+    "linear-mlp+gim-attention": Rule(
+        "linear MLP and GIM attention", "RelP's rule for activations and GIM's for attention; norms as they are."
+    ),
+}
+"""What is said of each rule of the backward pass (`circuit.edges.method.Backward`)."""
+
+
+def kind_of(path: str, mask_val: float | None, kinds: Sequence[Kind] = KINDS) -> Kind:
+    """The kind of a method with this path and mask value; None means that there are several points."""
+    return next(kind for kind in kinds if kind.fits(path, mask_val))
