@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from functools import partial
 
 import streamlit as st
 
 from circuit.common.errors import PromptError
+from circuit.common.text import file_name
 from circuit.common.words import counted, size
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.jobs.load import ModelRequest, describe_model
 from circuit.models.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
 from circuit.models.load import ModelCard
-from circuit.prompts.files import FORMATS, check_size, write
+from circuit.prompts.files import FORMATS, write
+from circuit.prompts.pairs import check_size
 from circuit.ui.frame import click, job_panel, keys, markdown, navigation, page, session
 from circuit.ui.prompts import report as prompt_report
 from circuit.ui.prompts import sources as prompt_sources
@@ -152,7 +153,7 @@ def below_the_table() -> None:
         disabled=not len(prompts),
     ):
         for kind, each in FORMATS.items():
-            name = re.sub(r"[^\w.-]+", "_", prompts.name).strip("_") or "prompts"
+            name = file_name(prompts.name, "prompts")
             st.download_button(
                 each.title,
                 partial(write, prompts, kind),

@@ -15,8 +15,8 @@ from circuit.common.words import MB, counted
 from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.jobs.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
 from circuit.models.catalogue import is_here, offered, title_of
-from circuit.prompts.files import MOST_BYTES, read_file
-from circuit.prompts.pairs import PromptSet
+from circuit.prompts.files import read_file
+from circuit.prompts.pairs import MOST_BYTES, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.run import RUN_ID
 from circuit.ui.frame import click, explain, job_panel, keys, markdown, my_runs, page, session

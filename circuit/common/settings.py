@@ -72,6 +72,7 @@ class Settings:
     unwatched_minutes: float = _setting(10.0, "a number of minutes above 0.1", lambda n: n > 0.1)
     longest_job_minutes: float = _setting(0.0, "a number of minutes, not negative", lambda n: n >= 0)
     most_prompts: int = _setting(10_000, "a whole number from 1 to 10000", lambda n: 1 <= n <= 10_000)
+    most_scores: int = _setting(5_000_000, "a whole number from 10000", lambda n: n >= 10_000)
     # Folders
     cache: Path | None = _setting(None, "a folder")
     runs: Path | None = _setting(None, "a folder")

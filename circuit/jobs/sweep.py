@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from circuit.common.errors import CircuitError, JobCancelled, OptionError, RunFileError
-from circuit.common.files import write_whole
+from circuit.common.files import own_folder, read_json, write_whole
 from circuit.common.progress import Cancelled, Report, never, silent
+from circuit.common.words import MB
 from circuit.edges.method import AblationType, Method
 from circuit.edges.ranking import edge_table, top_edges
 from circuit.edges.subgraph import connecting_size, live_edges
@@ -45,6 +46,7 @@ from circuit.workers.server import JobServer
 MOST_RUNS = 48
 _TOP = 3
 _FORMAT = "edgescope-sweep-1"
+_LARGEST = 50 * MB  # bytes of a table
 _WAITING, _DONE, _FAILED, _CANCELLED, _NOT_RUN = "waiting", "done", "failed", "cancelled", "not run"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _log = logging.getLogger(__name__)
@@ -207,6 +209,7 @@ class Table:
         """
         text = json.dumps({"format": _FORMAT, **asdict(self)})
         try:
+            own_folder(folder)
             write_whole(table_file(folder, self.id), lambda part: part.write_text(text))
         except OSError as error:
             why = error.strerror or "the disk did not take it"  # not the file's path, which is the server's business
@@ -220,7 +223,7 @@ class Table:
             RunFileError: When there is none, or it is damaged.
         """
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path, _LARGEST)
             if values.pop("format") != _FORMAT:
                 raise ValueError
             return cls(**{**values, "rows": [Row(**row) for row in values["rows"]]})

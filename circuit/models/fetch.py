@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from circuit.common.errors import CircuitError, ModelError, NotEnoughMemoryError
+from circuit.common.files import own_folder
 from circuit.common.progress import Progress
 from circuit.common.settings import cache_folder
 from circuit.models.catalogue import HUB_ID, LOCAL, CatalogueEntry, Wheel, as_path, known
@@ -115,7 +116,7 @@ def _made_once(folder: Path, title: str, make: Callable[[Path, Path], None]) -> 
     if folder.exists():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(folder.parent)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
             made = Path(scratch) / "made"
             make(Path(scratch), made)

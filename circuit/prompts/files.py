@@ -31,21 +31,21 @@ from pathlib import PurePath
 from typing import Any
 
 from circuit.common.errors import PromptError
-from circuit.common.words import MB, counted, size
+from circuit.common.text import one_line
+from circuit.common.words import counted, size
 from circuit.prompts.pairs import (
-    MOST_ANSWERS,
-    MOST_CHARACTERS,
+    LONGEST_NAME,
+    MOST_BYTES,
+    MOST_ROWS,
     PromptPair,
     PromptSet,
+    check_size,
     entry_of,
     is_text,
     json_of,
     labels_of,
     pair_of,
 )
-
-MOST_BYTES = 5 * MB
-MOST_ROWS = 10_000
 
 COLUMNS = ("clean", "corrupt", "answers", "wrong_answers")
 LABELS = ("seq_labels", "word_idxs")
@@ -83,7 +83,7 @@ def read_file(data: bytes, filename: str) -> PromptSet:
     """
     if len(data) > MOST_BYTES:
         raise PromptError(f"The file has {size(len(data))}, and {size(MOST_BYTES)} are the most.")
-    path = PurePath(filename)
+    path = PurePath(one_line(filename, LONGEST_NAME))
     kind = path.suffix.lower().removeprefix(".")
     return read_text(_decoded(data), path.stem or "prompts", kind if kind in FORMATS else None)
 
@@ -136,21 +136,6 @@ def _guess(text: str) -> str:
             return "json"
         return "jsonl" if rest or "prompts" not in entry else "json"
     return "tsv" if "\t" in start.partition("\n")[0] else "csv"
-
-
-def check_size(prompts: PromptSet) -> None:
-    """Refuse more than a page can hold.
-
-    Raises:
-        PromptError: When there are too many pairs, or one is too long.
-    """
-    if len(prompts) > MOST_ROWS:
-        raise PromptError(f"There are {len(prompts):,} prompt pairs, and {MOST_ROWS:,} are the most.")
-    for row, pair in enumerate(prompts.pairs, start=1):
-        if max(map(len, (pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers))) > MOST_CHARACTERS:
-            raise PromptError(f"Row {row}: a prompt has more than {MOST_CHARACTERS:,} characters.")
-        if (n := len(pair.answers) + len(pair.wrong_answers)) > MOST_ANSWERS:
-            raise PromptError(f"Row {row} has {n:,} answers, and {MOST_ANSWERS:,} are the most.")
 
 
 def _from_json(text: str, name: str) -> PromptSet:

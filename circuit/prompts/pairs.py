@@ -2,6 +2,7 @@
 
 PromptPair    a clean and a corrupt prompt, with right and wrong answers
 PromptSet     a named list of them; JSON in AutoCircuit's format
+check_size    refuse more than a page can hold
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from circuit.common.errors import PromptError
+from circuit.common.text import one_line
+from circuit.common.words import MB
 
+MOST_ROWS = 10_000
+MOST_BYTES = 5 * MB
+"""Of a file; also the characters of all pairs together."""
 MOST_CHARACTERS = 100_000
 """Of one prompt or answer: more than any context holds."""
 MOST_ANSWERS = 1_000
 """Right and wrong ones of one pair."""
+LONGEST_NAME = 300
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,53 @@ class PromptSet:
         Raises:
             PromptError: Says what is wrong, and in which line or prompt, counted from 1.
         """
-        data = json_of(text)
+        return cls.from_dict(json_of(text), name)
+
+    @classmethod
+    def from_dict(cls, data: Any, name: str = "prompts") -> PromptSet:
+        """The same from the values of the JSON.
+
+        Raises:
+            PromptError: As `from_json`, and as `check_size`.
+        """
         if not isinstance(data, dict) or not isinstance(data.get("prompts"), list):
             raise PromptError('The JSON must hold {"prompts": [...]}: a list of prompt pairs.')
+        check_rows(len(data["prompts"]))
         pairs = tuple(pair_of(f"Prompt {row}", entry) for row, entry in enumerate(data["prompts"], start=1))
         given = data.get("name")
-        return cls(given if is_text(given) else name, pairs, *labels_of(data))
+        prompts = cls(one_line(given, LONGEST_NAME) if is_text(given) else name, pairs, *labels_of(data))
+        check_size(prompts)
+        return prompts
 
     def labels(self) -> dict[str, Any]:
         """The labels that the set has, as plain values for JSON."""
         given = {"seq_labels": list(self.seq_labels), "word_idxs": dict(self.word_idxs)}
         return {key: value for key, value in given.items() if value}
+
+
+def check_rows(n: int) -> None:
+    """Refuse more pairs than a page can hold."""
+    if n > MOST_ROWS:
+        raise PromptError(f"There are {n:,} prompt pairs, and {MOST_ROWS:,} are the most.")
+
+
+def check_size(prompts: PromptSet) -> None:
+    """Refuse more than a page can hold.
+
+    Raises:
+        PromptError: When there are too many pairs or answers, or one is too long, or all of them are together.
+    """
+    check_rows(len(prompts))
+    characters = 0
+    for row, pair in enumerate(prompts.pairs, start=1):
+        lengths = [*map(len, (pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers))]
+        if max(lengths) > MOST_CHARACTERS:
+            raise PromptError(f"Row {row}: a prompt has more than {MOST_CHARACTERS:,} characters.")
+        if (n := len(lengths) - 2) > MOST_ANSWERS:
+            raise PromptError(f"Row {row} has {n:,} answers, and {MOST_ANSWERS:,} are the most.")
+        characters += sum(lengths)
+    if characters > MOST_BYTES:
+        raise PromptError(f"The pairs have {characters:,} characters together, and {MOST_BYTES:,} are the most.")
 
 
 def json_of(text: str, line: int = 1) -> Any:

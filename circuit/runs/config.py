@@ -16,8 +16,9 @@ from typing import Any, get_args
 import numpy as np
 
 from circuit.common.errors import RunFileError
+from circuit.common.text import one_line
 from circuit.edges.method import Method, Precision
-from circuit.prompts.pairs import PromptSet, is_text
+from circuit.prompts.pairs import LONGEST_NAME, PromptSet, is_text
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class RunConfig:
 
         Raises:
             RunFileError: When a setting is missing or unknown, or has a value that it cannot have.
-            CircuitError: When the prompts or the method are not ones.
+            CircuitError: When the prompts or the method are not ones, or the prompts are more than a page can hold.
         """
         if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
             raise RunFileError(f"A run has no setting {unknown[0][:40]!r}.")
@@ -92,7 +93,7 @@ class RunConfig:
                 raise RunFileError(f"The run's {name} cannot be {repr(values[name])[:60]}.")
         if not isinstance(values["method"], dict):
             raise RunFileError(f"The run's method cannot be {repr(values['method'])[:60]}.")
-        prompts = PromptSet.from_json(json.dumps(values["prompts"]))
+        prompts = PromptSet.from_dict(values["prompts"])
         config = cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
         if "duplicates_together" not in values and config._duplicates_matter:
             return replace(config, duplicates_together=False)
@@ -103,10 +104,14 @@ def _anything(_: Any) -> bool:
     return True
 
 
+def _is_name(text: str) -> bool:
+    return is_text(text) and text == one_line(text, LONGEST_NAME)
+
+
 _PLAIN_FIELDS: dict[str, tuple[tuple[type, ...], Callable[[Any], bool]]] = {
-    "model": ((str,), is_text),
+    "model": ((str,), _is_name),
     "dtype": ((str,), lambda name: name in get_args(Precision)),
-    "device": ((str,), is_text),
+    "device": ((str,), _is_name),
     "prepend_bos": ((bool, NoneType), _anything),
     "keep_positions": ((bool,), _anything),
     "batch_size": ((int, NoneType), lambda n: n is None or 0 < n < 2**31),

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuit.common.errors import CircuitError
-from circuit.common.files import expire, write_whole
+from circuit.common.files import expire, own_folder, read_json, write_whole
+from circuit.common.words import MB
 from circuit.prompts.pairs import PromptSet
 from circuit.runs.run import RUN_ID
 
 KEPT = 30 * 24 * 3600
 """Seconds after its last change for which a draft is kept."""
 MOST_KEPT = 500
+LARGEST = 40 * MB
+"""Bytes: as many as the characters of a prompt set can take."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ def save_draft(folder: Path, draft_id: str, draft: Draft) -> None:
     """Write a draft, and remove old ones. What cannot be written is let go: nothing but a reload needs it."""
     prompts = json.loads(draft.prompts.to_json())
     content = {"model": draft.model, "prompts": prompts, "bos": draft.bos, "tour": draft.tour}
+    text = json.dumps(content, ensure_ascii=False)
     with contextlib.suppress(OSError):
-        write_whole(_path(folder, draft_id), lambda part: part.write_text(json.dumps(content), encoding="utf-8"))
+        own_folder(folder)
+        write_whole(_path(folder, draft_id), lambda part: part.write_text(text, encoding="utf-8"))
         expire(folder, KEPT, MOST_KEPT)
 
 
@@ -47,11 +52,11 @@ def load_draft(folder: Path, draft_id: str) -> Draft | None:
     if not RUN_ID.fullmatch(draft_id):
         return None
     try:
-        content = json.loads(_path(folder, draft_id).read_text("utf-8"))
-        prompts = PromptSet.from_json(json.dumps(content["prompts"]))
+        content = read_json(_path(folder, draft_id), LARGEST)
+        prompts = PromptSet.from_dict(content["prompts"])
         step = content.get("tour")
         return Draft(str(content["model"]), prompts, str(content["bos"]), step if type(step) is int else 0)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, CircuitError):
+    except (OSError, ValueError, KeyError, TypeError, CircuitError):
         return None
 
 

@@ -120,8 +120,17 @@ class Curve:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Curve:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError, KeyError, TypeError: When it is not one.
+        """
         points = tuple(Measured.from_dict(point) for point in values["points"])
-        return cls(points, Measured.from_dict(values["whole"]), Measured.from_dict(values["ablated"]))
+        whole, ablated = (Measured.from_dict(values[name]) for name in ("whole", "ablated"))
+        shapes = {getattr(each, name).shape for each in (*points, whole, ablated) for name in _COLUMNS}
+        if len(shapes) > 1 or whole.values.ndim != 1 or not whole.values.size:
+            raise ValueError("its circuits were measured on different prompts, or on none")
+        return cls(points, whole, ablated)
 
     @property
     def n_prompts(self) -> int:

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,10 +34,12 @@ from pathlib import Path
 from typing import Any
 
 from circuit.common.errors import RunFileError
-from circuit.common.files import write_whole
+from circuit.common.files import own_folder, read_json, write_whole
+from circuit.common.text import one_line
 from circuit.common.words import MB, size
 from circuit.edges.method import Method
-from circuit.prompts.pairs import is_text
+from circuit.prompts.pairs import check_rows, is_text
+from circuit.runs.faithfulness import Curve
 from circuit.runs.run import RUN_ID, Run, opened
 
 LARGEST_FILE = 20 * MB
@@ -45,8 +48,11 @@ LONGEST_NAME, LONGEST_NOTE = 120, 5000
 """Characters."""
 
 _SUFFIX = ".safetensors"
+_LARGEST_LABEL, _LARGEST_CURVES = 100_000, 50 * MB
+"""Bytes."""
 _LEFT_OVER = 3600.0
 """Seconds after which a half-written file is one that nobody is writing any more."""
+_keeping = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,20 @@ class Listing:
     problem: str | None = None
 
 
-class RunLibrary:
-    """The runs in a directory, which is made when the first is saved. It takes `most` runs; 0: any number."""
+def merge_curves(known: dict[str, Curve], new: dict[str, Curve]) -> None:
+    """Add curves; to one that is known, its sizes."""
+    for key, curve in new.items():
+        known[key] = known[key].with_points(curve.points) if key in known else curve
 
-    def __init__(self, folder: Path, most: int = 0) -> None:
+
+class RunLibrary:
+    """The runs in a directory, which is made when the first is saved, for its owner alone. It takes `most` runs, and
+    opens those of at most `most_scores` scores; 0: any number."""
+
+    def __init__(self, folder: Path, most: int = 0, most_scores: int = 0) -> None:
         self.folder = folder
         self.most = most
+        self.most_scores = most_scores
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -98,7 +112,7 @@ class RunLibrary:
                 found.damaged[file.name] = "Its name is not that of a run: upload it here, and it gets one."
                 continue
             try:
-                known = _read(file.path, *_identity(file.stat()))
+                known = _read(file.path, self.most_scores, *_identity(file.stat()))
             except FileNotFoundError:
                 continue  # deleted meanwhile
             except OSError as error:
@@ -116,7 +130,7 @@ class RunLibrary:
         """One run of the list; None where it cannot be read."""
         path = self._path(run_id)
         try:
-            known = _read(str(path), *_identity(path.stat()))
+            known = _read(str(path), self.most_scores, *_identity(path.stat()))
         except OSError:
             return None
         name, note = self._label(run_id)
@@ -131,13 +145,16 @@ class RunLibrary:
         path = self._path(run_id)
         if not path.exists():
             raise RunFileError("There is no run with that id on this server.")  # where, is the server's business
-        run = Run.load(path)
+        run = Run.load(path, self.most_scores)
         run.id = run_id  # somebody may have copied and renamed a file
         return run
 
-    def curves_file(self, run_id: str) -> Path:
-        """Where what was measured of this run is kept."""
-        return self._path(run_id, ".curves.json")
+    def curves(self, run_id: str) -> dict[str, Curve]:
+        """What circuits of this run were measured to keep, by setting; none where there is nothing that can be read."""
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: measured again
+            kept = read_json(self._path(run_id, ".curves.json"), _LARGEST_CURVES)
+            return {key: Curve.from_dict(values) for key, values in kept.items()}
+        return {}
 
     def __contains__(self, run_id: str) -> bool:
         return self._path(run_id).exists()
@@ -158,11 +175,29 @@ class RunLibrary:
                 "ask its owner."
             )
         try:
+            with suppress(OSError):  # saving says why
+                own_folder(self.folder)
             run.save(self._path(run.id))
         except RunFileError as error:  # its path is the server's business
             why = str(error).rpartition(": ")[2]
             raise RunFileError(f"The run could not be saved in the runs directory: {why}") from error
         self._tidy()
+
+    def add_curves(self, run_id: str, measured: dict[str, Curve]) -> dict[str, Curve]:
+        """Keep what was measured beside what others have measured meanwhile, and give back both. A run that is not
+        here, or no longer, keeps nothing.
+
+        Raises:
+            RunFileError: When it cannot be written.
+        """
+        with _keeping:  # two that read, and then write, would lose what one of them has
+            known = self.curves(run_id)
+            merge_curves(known, measured)
+            if run_id in self:
+                text = json.dumps({key: curve.to_dict() for key, curve in known.items()})
+                with _said("What was measured could not be saved"):
+                    write_whole(self._path(run_id, ".curves.json"), lambda part: part.write_text(text, "utf-8"))
+        return known
 
     def label(self, run_id: str, name: str, note: str) -> None:
         """Call a run something else than its prompts and model (unless empty), and write a note to it.
@@ -172,7 +207,7 @@ class RunLibrary:
         """
         if run_id not in self:
             raise RunFileError("The run is gone: somebody has deleted it.")
-        content = {"name": " ".join(name.split())[:LONGEST_NAME], "note": note.strip()[:LONGEST_NOTE]}
+        content = {"name": one_line(name)[:LONGEST_NAME], "note": _without_controls(note)[:LONGEST_NOTE]}
         with _said("The name and the note could not be saved"):
             path = self._path(run_id, ".label.json")
             write_whole(path, lambda part: part.write_text(json.dumps(content), encoding="utf-8"))
@@ -201,7 +236,7 @@ class RunLibrary:
             name = re.sub(r"[^\w. -]", "_", Path(file_name).name)[-80:].strip(" .") or "The file"
             path = Path(scratch) / name
             path.write_bytes(content)
-            run = Run.load(path)
+            run = Run.load(path, self.most_scores)
         if run.id in self:
             run.id = uuid.uuid4().hex
         self.save(run)
@@ -253,14 +288,14 @@ def _identity(facts: os.stat_result) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=20_000)
-def _read(path: str, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
+def _read(path: str, most_scores: int, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
     """The entry of a file with these facts, under the name it has of its own; or a sentence that says what is wrong.
 
     Raises:
         OSError: When the file cannot be read now.
     """
     try:
-        with opened(Path(path)) as (_, header, graph):
+        with opened(Path(path), most_scores) as (_, header, graph):
             config, provenance = header["config"], header["provenance"]
             prompts = _short(config["prompts"]["name"])
             model = _short(provenance.get("model", config["model"]))
@@ -270,7 +305,7 @@ def _read(path: str, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
                 note="",
                 model=model,
                 prompts=prompts,
-                n_pairs=len(config["prompts"]["prompts"]),
+                n_pairs=_counted_pairs(config["prompts"]["prompts"]),
                 method=Method.from_dict(config["method"]).describe(),
                 n_edges=graph.n_edges,
                 date=_date(provenance.get("date"), mtime),
@@ -284,19 +319,30 @@ def _read(path: str, mtime: int, _ctime: int, _size: int) -> RunEntry | str:
 @lru_cache(maxsize=20_000)
 def _read_label(path: str, _mtime: int, _ctime: int, _size: int) -> tuple[str, str]:
     """Name and note; empty where there is none that can be read."""
-    with suppress(ValueError, RecursionError):
-        content: Any = json.loads(Path(path).read_text("utf-8"))
-        if isinstance(content, dict):
-            given = (content.get("name"), content.get("note"))
-            name, note = (text if is_text(text) else "" for text in given)
-            return name[:LONGEST_NAME], note[:LONGEST_NOTE]
+    with suppress(ValueError):
+        content = read_json(Path(path), _LARGEST_LABEL)
+        name, note = (text if is_text(text) else "" for text in (content.get("name"), content.get("note")))
+        return one_line(name)[:LONGEST_NAME], _without_controls(note)[:LONGEST_NOTE]
     return "", ""
+
+
+def _without_controls(note: str) -> str:
+    """A note of several lines."""
+    return "\n".join(map(one_line, note.strip().split("\n")))
+
+
+def _counted_pairs(pairs: Any) -> int:
+    """How many there are: not more than a page can hold, or the run could not be opened."""
+    if not isinstance(pairs, list):
+        raise ValueError("its prompts are not a list")
+    check_rows(len(pairs))
+    return len(pairs)
 
 
 def _short(text: Any) -> str:
     if not is_text(text):
         raise ValueError(f"{repr(text)[:60]} is not a text")
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 2] + " …"
+    return one_line(text, LONGEST_NAME)
 
 
 def _date(text: Any, mtime: int) -> datetime:

@@ -22,12 +22,11 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlencode
 
 from circuit.common.errors import CircuitError, LinkError
+from circuit.common.files import parse_json
 from circuit.common.words import MB, size
-from circuit.prompts.files import check_size
 from circuit.runs.config import RunConfig
 
 LONGEST_LINK = 6000
@@ -107,15 +106,13 @@ def _json(config: RunConfig, indent: int | None) -> str:
 
 def _config(content: bytes, what: str) -> RunConfig:
     try:
-        values: Any = json.loads(content.decode("utf-8"))
-        if not isinstance(values, dict) or values.get("format") != FORMAT or not isinstance(values.get("config"), dict):
+        values = parse_json(content.decode("utf-8"))
+        if values.get("format") != FORMAT or not isinstance(values.get("config"), dict):
             raise LinkError(f"{what} cannot be used: there are no settings of a run in it.")
-        config = RunConfig.from_dict(values["config"])
-        check_size(config.prompts)
-        return config
+        return RunConfig.from_dict(values["config"])
     except LinkError:
         raise
     except CircuitError as error:
         raise LinkError(f"{what} cannot be used. {error}") from error
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise LinkError(f"{what} cannot be read: this is not JSON as it should be.") from error

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from circuit.common.errors import RunFileError
-from circuit.common.files import write_whole
-from circuit.common.words import counted
+from circuit.common.files import parse_json, write_whole
+from circuit.common.text import one_line
+from circuit.common.words import MB, counted
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.ranking import edge_ranks
 from circuit.models.tokenizer import visible
+from circuit.prompts.pairs import LONGEST_NAME
 from circuit.runs.config import RunConfig
 
 FORMAT = "edgescope-run-1"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+LARGEST_HEADER = 64 * MB
+"""Bytes: more than the prompts of a run can take."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Run:
             parts.append(f"batches of {self.config.batch_size}")
         if self.config.keep_positions:
             parts.append("token positions apart")
-        return "; ".join([*parts, "score > 0: ablating the edge hurts"])
+        return one_line("; ".join([*parts, "score > 0: ablating the edge hurts"]))
 
     @cached_property
     def ranks(self) -> Int[np.ndarray, " n_edges"]:
@@ -115,7 +120,7 @@ class Run:
     def notes(self) -> list[str]:
         """What was done otherwise than asked, in sentences."""
         notes = self.provenance.get("notes", [])
-        return [str(note) for note in notes] if isinstance(notes, list) else []
+        return [one_line(str(note), 2000) for note in notes[:100]] if isinstance(notes, list) else []
 
     @property
     def tokens(self) -> list[str]:
@@ -150,17 +155,16 @@ class Run:
             raise RunFileError(f"The run could not be saved as {path}: {why}.") from error
 
     @classmethod
-    def load(cls, path: Path) -> Run:
-        """Read a run.
+    def load(cls, path: Path, most_scores: int = 0) -> Run:
+        """Read a run of at most so many scores; 0: of any number.
 
         Raises:
-            RunFileError: When the file is missing, damaged, or not a run.
+            RunFileError: When the file is missing, damaged, too large, or not a run.
         """
-        with opened(path) as (file, header, graph):
+        with opened(path, most_scores) as (file, header, graph):
             config = RunConfig.from_dict(header["config"])
             rows, held_out = header["used_rows"], header.get("held_out_rows", [])
-            if not all(type(row) is int and 0 <= row < len(config.prompts) for row in (*rows, *held_out)):
-                raise ValueError(f"{rows} are not rows of its {len(config.prompts)} prompts")
+            _check_rows(rows, held_out, len(config.prompts))
             scores = graph.flatten({block.module: file.get_tensor(block.module) for block in graph.blocks})
             if n := int((~np.isfinite(scores)).sum()):
                 raise ValueError(f"{n:,} of its {len(scores):,} scores are not finite")
@@ -177,16 +181,18 @@ class Run:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
+def opened(path: Path, most_scores: int = 0) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
     """A run's file, its header, and its graph. Of the scores only the shapes have been looked at, not the numbers.
 
     Raises:
-        RunFileError: When the file is missing, damaged, or not a run; also for whatever goes wrong inside the block.
+        RunFileError: When the file is missing, damaged, too large, or not a run; also for whatever goes wrong inside
+            the block.
     """
     try:
+        _check_bytes(path, most_scores)
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {})["edgescope"]
-            header = json.loads(text)
+            header = parse_json(text)
             if "\\ud" in text.lower():  # halves of a character, which no browser takes
                 json.dumps(header, ensure_ascii=False).encode()
             if header["format"] != FORMAT:
@@ -197,6 +203,8 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
                 raise ValueError(f"{repr(header['id'])[:60]} is not an id of a run")
             modules = set(file.keys())
             graph = _graph(header["graph"], len(modules))
+            if most_scores and graph.n_edges > most_scores:
+                raise _too_many(path, graph.n_edges, most_scores)
             for block in graph.blocks:
                 if block.module not in modules:
                     raise ValueError(f"it has no scores of {block.module!r}")
@@ -214,6 +222,37 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], EdgeGraph]]:
     except Exception as error:  # the file may hold anything
         why = str(error).rstrip(".")[:300]
         raise RunFileError(f"{path.name} is damaged, or is not a saved run: {why}.") from error
+
+
+def _check_bytes(path: Path, most_scores: int) -> None:
+    """Refuse by its size what would take long to read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > LARGEST_HEADER:
+        raise ValueError("its header is too large")
+    if most_scores and (n := (size - header - 8) // 4) > most_scores:
+        raise _too_many(path, n, most_scores)
+
+
+def _too_many(path: Path, n: int, most_scores: int) -> RunFileError:
+    return RunFileError(
+        f"{path.name} has {n:,} scores, and runs of up to {most_scores:,} are opened here: keep token positions "
+        "together, or shorten the prompts. The server's owner can raise the setting most_scores."
+    )
+
+
+def _check_rows(used: Any, held_out: Any, n: int) -> None:
+    """Scored rows are some, held-out ones may be none; both are in ascending order, and no row is in both."""
+    for what, rows in (("scored", used), ("held-out", held_out)):
+        if not isinstance(rows, list) or not all(type(row) is int and 0 <= row < n for row in rows):
+            raise ValueError(f"{repr(rows)[:60]} are not {what} rows of its {n} prompts")
+        if any(row >= after for row, after in pairwise(rows)):
+            raise ValueError(f"its {what} rows are not in ascending order, each once")
+    if not used:
+        raise ValueError("it has no scored rows")
+    if both := set(used) & set(held_out):
+        raise ValueError(f"row {min(both) + 1} was both scored and held out")
 
 
 def _graph(shape: dict[str, Any], n_modules: int) -> EdgeGraph:
@@ -234,10 +273,11 @@ def _baseline(values: dict[str, Any]) -> Baseline:
 
 def _checked_provenance(values: dict[str, Any]) -> dict[str, Any]:
     """What pages show of it has the type that they expect; the rest may be anything."""
-    for name in ("model", "dtype", "device", "date"):
-        if not isinstance(values.get(name, ""), str):
+    names = {name: values[name] for name in ("model", "dtype", "device", "date") if name in values}
+    for name, value in names.items():
+        if not isinstance(value, str):
             raise ValueError(f"its {name} is not a text")
     seconds = values.get("seconds", 0)
     if type(seconds) not in (int, float) or not math.isfinite(seconds):
         raise ValueError("its seconds are not a number")
-    return dict(values.items())
+    return {**values, **{name: one_line(value, LONGEST_NAME) for name, value in names.items()}}

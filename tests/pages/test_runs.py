@@ -19,7 +19,6 @@ from circuit.edges.method import AblationType, Method
 from circuit.jobs.attribute import attribute
 from circuit.jobs.measure import MeasureRequest, measure
 from circuit.runs.config import RunConfig
-from circuit.runs.faithfulness import Curve
 from circuit.runs.library import RunLibrary
 from circuit.runs.links import settings_file, settings_text
 from circuit.runs.run import Run
@@ -272,8 +271,8 @@ def test_what_others_have_measured_of_a_run_is_kept_beside_what_a_session_measur
         at.session_state["to keep"] = [(runs[0], key, curve) for key, curve in curves]
         at.run()
         assert not at.exception
-    kept = json.loads(library.curves_file(runs[0].id).read_text())
-    assert {key: [n for n in Curve.from_dict(values).sizes if n in (5, 9)] for key, values in kept.items()} == {
+    kept = library.curves(runs[0].id)
+    assert {key: [n for n in curve.sizes if n in (5, 9)] for key, curve in kept.items()} == {
         "a": [5, 9], "b": [9], "c": [5],
     }  # fmt: skip
     assert set(one.session_state["curves"][runs[0].id]) == {"a", "b", "c"}

@@ -12,18 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuit.common.errors import PromptError
-from circuit.prompts.files import (
-    FORMATS,
-    MOST_BYTES,
-    MOST_CHARACTERS,
-    MOST_ROWS,
-    answers_of,
-    cell_of,
-    read_file,
-    read_text,
-    write,
-)
-from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.files import FORMATS, answers_of, cell_of, read_file, read_text, write
+from circuit.prompts.pairs import MOST_BYTES, MOST_CHARACTERS, MOST_ROWS, PromptPair, PromptSet
 
 # Characters that mean something to a format, beside all others; no halves of characters, which no file can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(" \n\r\t,|\"'[]{}\\\x00\x85\ufeff\u2028")

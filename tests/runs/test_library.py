@@ -28,6 +28,7 @@ from circuit.common.errors import RunFileError
 from circuit.common.files import write_whole
 from circuit.runs import library as run_library
 from circuit.runs import run as runs
+from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from tests.runs.test_run import header_of, make_run
@@ -87,9 +88,9 @@ def test_headers_are_read_once_and_again_when_a_file_changes(
     read: list[Path] = []
     opened = run_library.opened
 
-    def counted(path: Path) -> Any:
+    def counted(path: Path, most_scores: int) -> Any:
         read.append(path)
-        return opened(path)
+        return opened(path, most_scores)
 
     monkeypatch.setattr(run_library, "opened", counted)
     library.listing()
@@ -116,7 +117,7 @@ def test_scores_are_not_read_for_a_list(library: RunLibrary) -> None:
 
 def test_an_id_that_could_be_a_path_is_refused(library: RunLibrary) -> None:
     for name in ("../x", "a/b", "", "A" * 32, "a" * 31, "a" * 32 + "\n", "\0" * 32):
-        for call in (library.load, library.delete, library.entry, library.curves_file):
+        for call in (library.load, library.delete, library.entry, library.curves):
             with pytest.raises(RunFileError, match="no id of a run"):
                 call(name)
 
@@ -147,7 +148,7 @@ def test_a_damaged_label_costs_its_words_only(library: RunLibrary, content: str)
 def test_a_deleted_run_leaves_nothing_and_cannot_be_named(library: RunLibrary) -> None:
     run, other = kept(library), kept(library)
     library.label(run.id, "mine", "")
-    library.curves_file(run.id).write_text("{}")
+    (library.folder / f"{run.id}.curves.json").write_text("{}")
     library.delete(run.id)
     library.delete(run.id)  # somebody else was faster
     assert [path.name for path in library.folder.iterdir()] == [f"{other.id}.safetensors"]
@@ -155,6 +156,78 @@ def test_a_deleted_run_leaves_nothing_and_cannot_be_named(library: RunLibrary) -
         library.label(run.id, "late", "")
     with pytest.raises(RunFileError, match="There is no run"):
         library.load(run.id)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"a": ' * 100_000,
+        '{"a": {}}',
+        '{"a": 3}',
+        '{"a": {"points": [], "whole": 1, "ablated": 2}}',
+    ],
+)
+def test_damaged_measurements_are_none(library: RunLibrary, content: str) -> None:
+    run = kept(library)
+    (library.folder / f"{run.id}.curves.json").write_text(content)
+    assert library.curves(run.id) == {}
+    assert library.add_curves(run.id, {}) == {}
+
+
+def test_what_was_measured_is_kept_beside_what_others_have_measured(library: RunLibrary) -> None:
+    run = kept(library)
+    library.add_curves(run.id, {"a": curve(5)})
+    both = library.add_curves(run.id, {"a": curve(9), "b": curve(1)})
+    assert {key: each.sizes for key, each in both.items()} == {"a": [5, 9], "b": [1]}
+    assert {key: each.sizes for key, each in library.curves(run.id).items()} == {"a": [5, 9], "b": [1]}
+    library.delete(run.id)
+    library.add_curves(run.id, both)
+    assert list(library.folder.iterdir()) == []
+
+
+def curve(size: int) -> Curve:
+    def measured(n_edges: int) -> Measured:
+        return Measured(n_edges, *(np.array([1.0, 2.0], np.float32) for _ in range(4)))
+
+    return Curve((measured(size),), measured(82), measured(0))
+
+
+def test_runs_are_their_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        library = RunLibrary(tmp_path / "new" / "runs")
+        run = kept(library)
+        library.label(run.id, "mine", "")
+        library.add_curves(run.id, {"a": curve(5)})
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").rglob("*")}
+        assert set(modes.values()) == {0o700, 0o600}, modes
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+        library.folder.chmod(0o777)
+        kept(library)
+        assert stat.S_IMODE(library.folder.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_run_too_large_to_be_shown_is_said_in_the_list_and_refused_as_a_file(library: RunLibrary) -> None:
+    run = kept(library)
+    limited = RunLibrary(library.folder, most_scores=81)
+    (said,) = limited.listing().damaged.values()
+    assert "has 82 scores, and runs of up to 81 are opened here" in said
+    with pytest.raises(RunFileError, match="up to 81"):
+        limited.load(run.id)
+    with pytest.raises(RunFileError, match="up to 81"):
+        limited.take_in(file_of(library, run).read_bytes(), "colleague.safetensors")
+
+
+def test_control_characters_in_names_and_notes_are_cleaned(library: RunLibrary) -> None:
+    run = kept(library)
+    library.label(run.id, "a\x00\x1b[1mb\u202ec", "one\x07\ntwo\u2028x")
+    (entry,) = library.listing().entries
+    assert (entry.name, entry.note) == ("a [1mb c", "one\ntwo x")
 
 
 # --- files that are no runs ----------------------------------------------------------------------------------------
@@ -439,6 +512,7 @@ def test_what_a_killed_server_left_is_removed_in_time(library: RunLibrary) -> No
 SAVE = """
 import sys
 from pathlib import Path
+from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
 from tests.runs.test_run import make_run
 library = RunLibrary(Path(sys.argv[1]))

@@ -271,6 +271,74 @@ def test_a_split_that_cannot_be_made_is_refused(saved: Path, changed: dict[str, 
     assert_refused(saved, f"The run's {next(iter(changed))}")
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"used_rows": []}, "no scored rows"),
+        ({"used_rows": [2, 0]}, "not in ascending order"),
+        ({"used_rows": [0, 0]}, "not in ascending order"),
+        ({"used_rows": [0, 3]}, "not scored rows of its 3 prompts"),
+        ({"used_rows": [True]}, "not scored rows"),
+        ({"used_rows": "01"}, "not scored rows"),
+        ({"held_out_rows": [2]}, "row 3 was both scored and held out"),
+        ({"held_out_rows": [1, 1]}, "held-out rows are not in ascending order"),
+        ({"held_out_rows": None}, "not held-out rows"),
+    ],
+)
+def test_rows_are_some_in_order_and_either_scored_or_held_out(saved: Path, changed: dict[str, Any], words: str) -> None:
+    rewrite(saved, lambda header, tensors: header.update(changed))
+    assert_refused(saved, words)
+
+
+def test_a_run_of_more_prompts_than_a_page_can_hold_is_refused(saved: Path) -> None:
+    pair = {"clean": "a", "corrupt": "b", "answers": ["c"], "wrong_answers": []}
+    for pairs, words in (
+        ([pair] * 100_000, "There are 100,000 prompt pairs, and 10,000 are the most"),
+        ([{**pair, "answers": ["c"] * 2000}], "Row 1 has 2,000 answers, and 1,000 are the most"),
+        ([{**pair, "clean": "a" * 9999}] * 600, "The pairs have 6,000,600 characters together, and 5,000,000 are"),
+    ):
+        header = header_of(saved)
+        header["config"]["prompts"]["prompts"] = pairs
+        save_file(load_file(saved), saved, {"edgescope": json.dumps(header)})
+        assert_refused(saved, words)
+
+
+@pytest.mark.parametrize("deep", [100, 100_000])
+def test_a_header_that_is_nested_deeply_is_refused(saved: Path, deep: int) -> None:
+    text = json.dumps(header_of(saved))
+    nested = text.replace('"parameters": 123', f'"parameters": {"[" * deep}{"]" * deep}')
+    save_file(load_file(saved), saved, {"edgescope": nested})
+    assert_refused(saved, "nested too deeply")
+
+
+def test_a_file_is_refused_by_its_size_before_it_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(Run.load(saved, most_scores=82).scores) == 82
+    with pytest.raises(RunFileError, match="82 scores, and runs of up to 81 are opened here"):
+        Run.load(saved, most_scores=81)
+    with saved.open("r+b") as file:
+        file.truncate(200 * 2**20)
+    monkeypatch.setattr(runs, "safe_open", None)
+    with pytest.raises(RunFileError, match=r"has 52,4.* scores, and runs of up to 5,000,000 are.*most_scores"):
+        Run.load(saved, most_scores=5_000_000)
+    saved.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    assert_refused(saved, "its header is too large")
+
+
+def test_control_characters_in_names_are_cleaned_or_refused(saved: Path) -> None:
+    def names(header: dict[str, Any], tensors: Any) -> None:
+        header["config"]["prompts"]["name"] = "a\x00b\u202e\r\nc"
+        header["provenance"] |= {"model": "M\x1b[31m\u2028", "notes": ["a\x07b"]}
+
+    rewrite(saved, names)
+    run = Run.load(saved)
+    assert run.config.prompts.name == "a b c"
+    assert run.provenance["model"] == "M [31m"
+    assert run.notes == ["a b"]
+    assert run.caption.startswith("M [31m (bfloat16); a b c, 2 of 3")
+    rewrite(saved, lambda header, tensors: header["config"].update(model="local/a\nb"))
+    assert_refused(saved, "The run's model cannot be")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_a_changed_byte_is_refused_or_harmless(saved: Path, data: st.DataObject) -> None:

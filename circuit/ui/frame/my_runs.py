@@ -17,29 +17,22 @@ also where its tab has been closed.
 from __future__ import annotations
 
 import ipaddress
-import json
-import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import streamlit as st
 
-from circuit.common.files import expire, write_whole
 from circuit.common.settings import runs_folder, settings
+from circuit.runs import lists
 from circuit.runs.library import Listing, RunLibrary
 from circuit.runs.run import RUN_ID, Run
 from circuit.ui.frame import keys
 
-_KEPT = 180 * 24 * 3600.0
-_MOST_KEPT = 2000
-_writing = threading.Lock()
-
 
 def library() -> RunLibrary:
-    return RunLibrary(runs_folder(), settings().most_runs)
+    return RunLibrary(runs_folder(), settings().most_runs, settings().most_scores)
 
 
 def keeper() -> Callable[[Run], None]:
@@ -51,7 +44,7 @@ def keeper() -> Callable[[Run], None]:
     def keep(run: Run) -> None:
         runs.save(run)
         if mine is not None:
-            _rewrite(runs.folder, mine, _with(run.id))
+            lists.change_list(runs.folder, mine, lists.added(run.id))
 
     return keep
 
@@ -98,13 +91,13 @@ def own() -> list[str]:
 def add(run_id: str) -> None:
     if run_id not in own():
         own().append(run_id)
-    _change(_with(run_id))
+    _change(lists.added(run_id))
 
 
 def remove(run_id: str) -> None:
     if run_id in own():
         own().remove(run_id)
-    _change(lambda ids: [each for each in ids if each != run_id])
+    _change(lists.removed(run_id))
 
 
 def sync() -> None:
@@ -114,40 +107,12 @@ def sync() -> None:
     if keys.MINE not in st.session_state:
         found = st.query_params.get("mine", "")
         st.session_state[keys.MINE] = found if RUN_ID.fullmatch(found) else uuid.uuid4().hex
-    written = _read(runs_folder(), st.session_state[keys.MINE])  # a job may have added one since
+    written = lists.read_list(runs_folder(), st.session_state[keys.MINE])  # a job may have added one since
     st.session_state[keys.OWN_RUNS] = list(dict.fromkeys([*written, *own()]))
     if own() and st.query_params.get("mine") != st.session_state[keys.MINE]:
         st.query_params["mine"] = st.session_state[keys.MINE]
 
 
-def _with(run_id: str) -> Callable[[list[str]], list[str]]:
-    """A change of a list that adds a run to it, once."""
-    return lambda ids: ids if run_id in ids else [*ids, run_id]
-
-
-def _change(change: Callable[[list[str]], list[str]]) -> None:
+def _change(change: lists.Change) -> None:
     if (mine := st.session_state.get(keys.MINE)) is not None:
-        _rewrite(runs_folder(), mine, change)
-
-
-def _rewrite(folder: Path, session_id: str, change: Callable[[list[str]], list[str]]) -> None:
-    """Change a session's list. What cannot be written is let go: the session itself still knows its runs."""
-    file = _file(folder, session_id)
-    with _writing, suppress(OSError):  # jobs of the session may end at the same time
-        before = _read(folder, session_id)
-        if (after := change(before)) == before:
-            return
-        content = json.dumps(after)
-        write_whole(file, lambda part: part.write_text(content, encoding="utf-8"))
-        expire(file.parent, _KEPT, _MOST_KEPT)
-
-
-def _file(folder: Path, session_id: str) -> Path:
-    return folder / "sessions" / f"{session_id}.json"
-
-
-def _read(folder: Path, session_id: str) -> list[str]:
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(_file(folder, session_id).read_text("utf-8"))
-        return [run_id for run_id in found if isinstance(run_id, str) and RUN_ID.fullmatch(run_id)]
-    return []
+        lists.change_list(runs_folder(), mine, change)

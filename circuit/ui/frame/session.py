@@ -7,20 +7,18 @@ pages that show it, so that a reload or a link finds it again. An id is a random
 
 from __future__ import annotations
 
-import json
-import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import streamlit as st
 
 from circuit.common.errors import RunFileError
-from circuit.common.files import write_whole
 from circuit.edges.method import GradFunction
 from circuit.models.catalogue import is_allowed, known, offered
 from circuit.prompts.pairs import PromptSet
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import Curve
+from circuit.runs.library import merge_curves
 from circuit.runs.run import Run
 from circuit.ui.frame import explain, keys, my_runs
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 EXAMPLE = EXAMPLES["smollm2-ioi"].config
 """What a session starts from: model and prompts of the ready example on a real model."""
 
-_keeping = threading.Lock()
 BOS_CHOICES = ("As the tokenizer does", "Yes", "No")
 
 
@@ -211,41 +208,17 @@ def curves(run: Run) -> dict[str, Curve]:
     """What circuits of this run were measured to keep, by setting; kept in a file beside the run's."""
     known: dict[str, dict[str, Curve]] = st.session_state.setdefault(keys.CURVES, {})
     if run.id not in known:
-        known[run.id] = _kept_curves(run)
+        known[run.id] = my_runs.library().curves(run.id)
     return known[run.id]
-
-
-def _kept_curves(run: Run) -> dict[str, Curve]:
-    """What stands in the file now, whichever session has measured it."""
-    try:
-        kept = json.loads(my_runs.library().curves_file(run.id).read_text())
-        return {key: Curve.from_dict(values) for key, values in kept.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: measured again
-        return {}
 
 
 def keep_curve(run: Run, key: str, measured: Curve) -> None:
     """Add what was measured to what this session knows, and to what others have measured meanwhile."""
-    known, library = curves(run), my_runs.library()
-    with _keeping:  # two sessions that read, and then write, would lose what one of them has
-        _merge(known, {key: measured})
-        _merge(known, _kept_curves(run))
-        if run.id in library:  # not deleted meanwhile, and saved at all
-            _write_curves(run, known)
-
-
-def _merge(known: dict[str, Curve], new: dict[str, Curve]) -> None:
-    """Add curves; to one that is known, its sizes."""
-    for key, curve in new.items():
-        known[key] = known[key].with_points(curve.points) if key in known else curve
-
-
-def _write_curves(run: Run, known: dict[str, Curve]) -> None:
-    library = my_runs.library()
+    known = curves(run)
+    merge_curves(known, {key: measured})
     try:
-        content = json.dumps({name: curve.to_dict() for name, curve in known.items()})
-        write_whole(library.curves_file(run.id), lambda part: part.write_text(content))
-    except OSError:
+        merge_curves(known, my_runs.library().add_curves(run.id, known))
+    except RunFileError:
         st.session_state[keys.NOTICE] = "What was measured could not be saved: it stays here until you close this page."
 
 

@@ -9,8 +9,8 @@ import streamlit as st
 from circuit.common.errors import CircuitError
 from circuit.common.words import MB, counted
 from circuit.models.tokenizer import visible
-from circuit.prompts.files import MOST_BYTES, MOST_ROWS, check_size, read_file, read_text
-from circuit.prompts.pairs import PromptSet
+from circuit.prompts.files import read_file, read_text
+from circuit.prompts.pairs import MOST_BYTES, MOST_ROWS, PromptSet, check_size
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.prompts.templates import LONGEST_SLOTS, LONGEST_TEMPLATE, MOST_PAIRS, Template, lines_of, slots_of
 from circuit.ui.frame import click, keys, markdown, session
