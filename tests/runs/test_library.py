@@ -373,8 +373,8 @@ def test_a_file_that_is_too_large_is_refused_unread(library: RunLibrary) -> None
 
 
 def test_the_owner_says_how_large_a_file_may_be_and_how_many_runs_are_kept(library: RunLibrary) -> None:
-    with pytest.raises(RunFileError, match=r"runs of up to 0\.5 MB are taken"):
-        library.take_in(bytes(2**19 + 1), "x.safetensors", 2**19)
+    with pytest.raises(RunFileError, match=r"runs of up to 500 kB are taken"):
+        library.take_in(bytes(500_001), "x.safetensors", 500_000)
     limited = RunLibrary(library.folder, most=2)
     first, second = kept(limited), kept(limited)
     third = make_run()
