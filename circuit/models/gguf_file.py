@@ -4,8 +4,8 @@
     Rotary        the rotary embedding of a GGUF file: its frequencies, and the options that give them
 
 transformers reads the base of the frequencies and drops what scales them: the tensor `rope_freqs` of Llama 3.1 and
-later, and the keys `rope.scaling.*`. Here they are computed from the file as llama.cpp does, and the converted model's own are
-held against them. Pair i of the n rotated dimensions turns by base^(-2i/n) a position, divided by
+later, and the keys `rope.scaling.*`. Here they are computed from the file as llama.cpp does, and the converted model's
+own are held against them. Pair i of the n rotated dimensions turns by base^(-2i/n) a position, divided by
 
 - factor i of the tensor `rope_freqs`, where there is one;
 - `rope.scaling.factor`, of type linear;
@@ -95,8 +95,8 @@ class Rotary:
         )
         if not same:
             raise ModelError(
-                f"The rotary embedding of {name} is another than transformers makes of it, so the model would be another. "
-                "Use the model in Hugging Face format."
+                f"The rotary embedding that transformers makes of {name} is not the file's own, so the model would be "
+                "another. Use the model in Hugging Face format."
             )
 
 
@@ -231,7 +231,8 @@ def convert(path: Path, folder: Path) -> None:
     if file.n_weights != n_weights:
         raise ModelError(
             f"{path.name} holds {file.n_weights:,} weights, and the model that transformers makes of it has "
-            f"{n_weights:,}: some would be left out (such as biases, or more layers). Use the model in Hugging Face format."
+            f"{n_weights:,}: some would be left out (such as biases, or more layers). Use the model in Hugging Face "
+            "format."
         )
     plain.load_state_dict(quantised.state_dict())
     plain.save_pretrained(folder)
