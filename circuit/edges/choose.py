@@ -173,7 +173,6 @@ def _rows(block: ScoreBlock) -> slice:
 
 def _from_start(graph: EdgeGraph, blocks: _Blocks, paths: _Paths) -> Float64[np.ndarray, "n_sources positions"]:
     """The strength of the strongest path from the embedding to what each source writes."""
-    group = graph.n_heads // graph.n_kv_heads
     written = np.full((graph.n_sources, graph.seq_len or 1), -np.inf)
     written[0] = paths.whole
     for block, part in blocks:
@@ -184,14 +183,13 @@ def _from_start(graph: EdgeGraph, blocks: _Blocks, paths: _Paths) -> Float64[np.
             written[heads.stop] = read[0]
         elif block.kind != "Final":
             if block.kind != "Q":  # keys and values feed later positions, and every head of their group
-                read = np.maximum.accumulate(read, axis=1).repeat(group, axis=0)
+                read = np.maximum.accumulate(read, axis=1).repeat(graph.group, axis=0)
             np.maximum(written[heads], read, out=written[heads])
     return written
 
 
 def _to_end(graph: EdgeGraph, blocks: _Blocks, paths: _Paths) -> Float64[np.ndarray, "n_destinations positions"]:
     """The strength of the strongest path from what each destination reads to the final residual."""
-    group = graph.n_heads // graph.n_kv_heads
     used = np.full((graph.n_sources, graph.seq_len or 1), -np.inf)
     needed = np.full((len(graph.destinations), graph.seq_len or 1), -np.inf)
     for block, part in reversed(blocks):
@@ -204,7 +202,7 @@ def _to_end(graph: EdgeGraph, blocks: _Blocks, paths: _Paths) -> Float64[np.ndar
         elif block.kind == "Q":
             read = used[heads]
         else:
-            of_group = used[heads].reshape(graph.n_kv_heads, group, -1).max(axis=1)
+            of_group = used[heads].reshape(graph.n_kv_heads, graph.group, -1).max(axis=1)
             read = np.flip(np.maximum.accumulate(np.flip(of_group, axis=1), axis=1), axis=1)
         needed[_rows(block)] = read
         leads = paths.join(part, read.T[:, :, None]).max(axis=1).T

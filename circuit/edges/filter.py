@@ -29,7 +29,7 @@ Sign = Literal["any", "positive", "negative"]
 
 @dataclass(frozen=True)
 class EdgeFilter:
-    """What an edge must be to be shown. The default lets all through.
+    """What an edge must be to be shown. The default lets all edges through.
 
     Args:
         inputs: What the edge leads into: any of Q, K, V, MLP and Final; none for all.
@@ -56,7 +56,7 @@ class EdgeFilter:
         """One bool per edge, true where it fits.
 
         Raises:
-            OptionError: A name that no source or destination of this model has, or an option that is none.
+            OptionError: A name that no source or destination of this model has, or an unknown input or sign.
         """
         if unknown := [kind for kind in self.inputs if kind not in get_args(BlockKind)]:
             raise OptionError(f"inputs are Q, K, V, MLP and Final; {unknown[0]!r} is none of them.")

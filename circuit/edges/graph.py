@@ -87,8 +87,8 @@ class EdgeGraph:
 
     Args:
         n_layers: Transformer blocks.
-        n_heads: Query heads a block: each is a source and a query destination.
-        n_kv_heads: Key-value heads a block: each is a key destination and a value destination.
+        n_heads: Query heads per block: each is a source and a query destination.
+        n_kv_heads: Key-value heads per block: each is a key destination and a value destination.
         parallel: Whether attention and MLP of a block read the same stream (GPT-NeoX, Phi), so that no edge leads
             from a block's heads to its own MLP.
         seq_len: With token positions kept apart, how many; else None.
@@ -219,7 +219,11 @@ class EdgeGraph:
         return self.edge_name(edge).replace("->", " → ")
 
     def check_edges(self, edges: Iterable[int]) -> None:
-        """Raise `OptionError` at the first number that is no edge's."""
+        """Check that every number is that of an edge.
+
+        Raises:
+            OptionError: Names the first number that is not, and the range of edges.
+        """
         for edge in edges:
             if not 0 <= edge < self.n_edges:
                 raise OptionError(f"There is no edge {edge}: the edges of this model are 0 to {self.n_edges - 1}.")
@@ -232,7 +236,10 @@ class EdgeGraph:
         return (*positions, *((block.n_rows,) if block.has_heads else ()), block.n_sources)
 
     def flatten(self, scores: Mapping[str, Any]) -> Float32[np.ndarray, "n_edges"]:
-        """One array of all scores, in the order of edges, from a dict of tensors (torch on the CPU, or numpy).
+        """One array of all scores, in the order of edges.
+
+        Args:
+            scores: Arrays by module name, shaped as `shape` says: numpy, or torch on the CPU.
 
         Raises:
             OptionError: When the scores are not those of a model of this shape.

@@ -3,7 +3,7 @@
     AblationType     what replaces a source's activation along an edge
     PatchType        whether a circuit's edges, or all others, are patched
     GradFunction     what the logits become before the answers are read off
-    AnswerFunction   how the answers become one number a prompt
+    AnswerFunction   how the answers become one number per prompt
     Path             along what way from the model to its ablation gradients are taken
     Backward         by which rules the backward pass goes
     IntegrationRule  which points of the way are averaged, with which weights
@@ -47,7 +47,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 MOST_SAMPLES = 10_000
-"""Integrated gradients take at most so many samples: far more than make a difference."""
+"""Integrated gradients take at most this many samples: far more than make a difference."""
 
 
 class AblationType(Enum):
@@ -78,7 +78,7 @@ class AblationType(Enum):
 
     @property
     def needs_batch_size(self) -> bool:
-        """Whether the result depends on the batch size, so that somebody has to choose one."""
+        """Whether the result depends on the batch size, so that it has to be chosen."""
         return self in BATCH_MEANS
 
     @property
@@ -216,7 +216,8 @@ class Method:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Points along the path, and weights: see `sample_points`. `"activations"` goes through them once a group."""
+        """Points along the path, and weights: see `sample_points`. `"activations"` goes through them once per group of
+        sources."""
         return sample_points(self.mask_val, self.integrated_grad_samples, self.integration_rule, self.path)
 
     def n_passes(self, n_layers: int) -> int:

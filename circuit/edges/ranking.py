@@ -40,7 +40,7 @@ def top_edges(
 ) -> Int[np.ndarray, " n_chosen"]:
     """The `n` most important edges, strongest first; of equal ones, the lower index first.
 
-    There are always `n` of them, except by positive score only: then no more than have one.
+    There are always `n` of them, except by positive score: then no more than the edges with a positive score.
 
     Raises:
         OptionError: When `n` is negative, or more than there are edges.
@@ -60,7 +60,7 @@ def top_edges(
 
 
 def n_rankable(scores: Float[np.ndarray, " n_edges"], importance: Importance = "absolute") -> int:
-    """How many edges a circuit can have: all, or by positive score only those that have one."""
+    """How many edges a circuit can have: all, or by positive score only those with a positive score."""
     return int((np.asarray(scores) > 0).sum()) if importance == "positive" else len(scores)
 
 
@@ -124,7 +124,11 @@ def edge_mask(graph: EdgeGraph, edges: Int[np.ndarray, " n"]) -> Bool[np.ndarray
 
 
 def edge_ranks(scores: Float[np.ndarray, " n_edges"]) -> Int[np.ndarray, " n_edges"]:
-    """For every edge, its place by absolute score among all edges: 1 for the strongest."""
+    """For every edge, its place by absolute score among all edges: 1 for the strongest; ties by index.
+
+    Raises:
+        NumericalError: When a score is not finite.
+    """
     strength = strength_of(scores)
     ranks = np.empty(len(strength), dtype=np.int64)
     ranks[np.argsort(-strength, kind="stable")] = np.arange(1, len(strength) + 1)
@@ -171,6 +175,10 @@ def edge_table(
     Final), `position` (only with token positions kept apart), `score`, `share` of the total absolute score of all
     edges, and `cumulative share` of this row and those above it. Shares lie between 0 and 1. `ranks` are those of
     `edge_ranks`, where the caller has them.
+
+    Raises:
+        OptionError: When an edge is not one of this model.
+        NumericalError: When a score is not finite.
     """
     strength = strength_of(scores)
     ranks = edge_ranks(scores) if ranks is None else ranks

@@ -18,7 +18,7 @@ from circuit.edges.method import Method
 
 
 def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
-    """What the edge connects. `tokens` name the positions, where these are kept apart."""
+    """What the edge connects, as a sentence; `tokens` name the positions, where these are kept apart."""
     source = graph.sources[graph.edge_source[edge]]
     destination = graph.destinations[graph.edge_destination[edge]]
     writer = {
@@ -36,7 +36,7 @@ _NO_CHANGE = 1e-3
 """Of the score: a smaller effect has no sign to speak of."""
 
 _ROUNDING = 1e-6
-"""An effect as small may be float32's rounding of the loss."""
+"""An effect this small may be float32's rounding of the loss."""
 
 
 def effect_words(score: float, effect: float | None = None, method: Method | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a model's shape says of memory: how much a prompt takes, and how many run together.
+"""What a model's shape says about memory: how much a prompt takes, and how many prompts run together.
 
 ModelShape         the numbers of a model that time and memory depend on
 bytes_per_prompt   what one prompt takes at the peak of attribution
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BASELINE_BATCH = 16
-"""Prompts a batch of the two plain passes that every run begins with."""
+"""Prompts per batch in the two plain passes that every run begins with."""
 PRODUCT_ROWS = 64
 """Destinations that are multiplied together, at least."""
 PRODUCT_BYTES = {"cpu": 192e6}
@@ -26,7 +26,8 @@ _TOKENS_PER_BATCH = {"cpu": 256, "mps": 4096, "cuda": 16384}
 class ModelShape:
     """The numbers of a model that time and memory depend on.
 
-    `n_edges` with token positions added up; `element` in bytes, of weights and activations; `device` is its kind.
+    `n_edges` is counted with token positions added up; `element` is the size in bytes of a weight or activation;
+    `device` is its kind: `cpu`, `cuda` or `mps`.
     """
 
     n_layers: int
@@ -45,7 +46,7 @@ class ModelShape:
 
 
 def bytes_per_prompt(shape: ModelShape, n_tokens: int) -> int:
-    """What one prompt of `n_tokens` takes at the peak of attribution, within a factor of about two.
+    """Bytes that one prompt of `n_tokens` takes at the peak of attribution, within a factor of about two.
 
     Counted: source differences (float32), the activations that the backward pass keeps, attention patterns, and the
     logits with their gradients.
@@ -55,7 +56,7 @@ def bytes_per_prompt(shape: ModelShape, n_tokens: int) -> int:
 
 
 def _kept(shape: ModelShape, n_tokens: int) -> int:
-    """Bytes that a token of the batch holds until the backward pass has been there."""
+    """Bytes that a token of the batch holds until the backward pass has passed it."""
     return shape.element * shape.n_layers * (12 * shape.d_model + 5 * shape.d_mlp + 4 * shape.n_heads * n_tokens)
 
 
@@ -67,7 +68,14 @@ def prompts_at_once(shape: ModelShape, n_tokens: int, free: int) -> int:
 
 
 def peak_bytes(shape: ModelShape, batch_size: int, n_tokens: int, *, apart: bool = False) -> int:
-    """What attribution takes beside the model, at its peak; `apart`: token positions are kept apart."""
+    """Bytes that attribution takes beside the model, at its peak.
+
+    Args:
+        shape: The model.
+        batch_size: Prompts per batch.
+        n_tokens: Tokens of the longest prompt.
+        apart: Whether token positions are kept apart.
+    """
     tokens = batch_size * n_tokens
     a_layer = shape.n_heads + 2 * shape.n_kv_heads + 1
     rows = -(-PRODUCT_ROWS // a_layer) * a_layer

@@ -101,7 +101,7 @@ def node_edges(graph: EdgeGraph, node: Mapping[str, Any]) -> tuple[Int[np.ndarra
     """The numbers of all edges of the model that lead into a node of `circuit_graph`, and out of it.
 
     `node` is its data there: `kind`, `layer`, and where it applies `head` and `position`. A head reads its query and
-    the keys and values of its key-value head; a key-value head only these, and nothing leads out of it.
+    the keys and values of its key-value head; a key-value head reads only these, and nothing leads out of it.
     """
     kind, layer, head = node["kind"], node["layer"], node.get("head")
     kv_head = head if kind == "kv" or head is None else graph.kv_head(head)

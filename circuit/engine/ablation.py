@@ -8,8 +8,9 @@
     ablated = ablation.of(batch, "corrupt")
 
 Heads are kept as `z` (d_head numbers); what a head writes is `z @ W_O`. Streams are kept beside the sources because
-ablation is linear: the ablated stream is the ablation of the recorded stream, constant biases included, so nobody has
-to add up the sources. Zero ablation leaves of a stream the biases of the attention outputs, which belong to no source.
+ablation is linear: the ablated stream is the ablation of the recorded stream, constant biases included, so the
+sources need not be added up. Zero ablation leaves the biases of the attention outputs in a stream, since they belong to
+no source.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Activations:
     """Sources and streams of one forward pass.
 
     A batch or position axis of length 1 stands for all. `attention_stream[i]` and `mlp_stream[i]` are what block i's
-    attention and MLP read before their layer norms, `final_stream` what the final norm reads. Where nobody needs the
-    blocks' streams these lists are empty.
+    attention and MLP read before their layer norms, `final_stream` what the final norm reads. Where the
+    blocks' streams are not needed, these lists are empty.
     """
 
     embedding: Float[Tensor, "batch pos d_model"]
@@ -110,11 +111,17 @@ class Recorder:
 
 @torch.no_grad()
 def record(model: PatchableModel, batch: PromptPairBatch, which: CleanCorrupt, streams: bool = True) -> Activations:
-    """Run the clean or corrupt prompts of a batch, which must be on the model's device, and keep what passes: sources,
-    and the streams if they are wanted."""
+    """Run the clean or corrupt prompts of a batch, and keep what passes.
+
+    Args:
+        model: The model.
+        batch: The prompts, on the model's device.
+        which: Which prompts of the pair to run.
+        streams: Whether to keep the blocks' streams beside the sources.
+    """
     recorder = Recorder(model, streams)
-    nobody = batch.last[:0]  # no logits are needed, and the unembedding is the largest matrix of a small model
-    model.logits(batch.prompts(which), nobody, recorder.hooks)
+    none = batch.last[:0]  # no logits are needed, and the unembedding is the largest matrix of a small model
+    model.logits(batch.prompts(which), none, recorder.hooks)
     return recorder.activations
 
 
@@ -163,9 +170,15 @@ class Ablation:
         return len(loader.of_all_rows()) * len(_datasets(ablation_type))
 
     def of(self, batch: PromptPairBatch, which: CleanCorrupt | None) -> Activations:
-        """What replaces the sources of this batch, which must be on the model's device.
+        """What replaces the sources of a batch.
 
-        `which` prompts of the pair the activations are taken from; not used where the ablation does not read the batch.
+        Args:
+            batch: The prompts, on the model's device.
+            which: Which prompts of the pair the activations are taken from; not used where the ablation does not read
+                the batch.
+
+        Returns:
+            Activations whose batch or position axis is 1 where one value stands for all.
         """
         if self._mean is not None:
             return self._mean

@@ -23,7 +23,7 @@ from circuit.engine.model import PatchableModel
 def attention_patterns(
     model: PatchableModel, tokens: Int[Tensor, "batch pos"], layer: int, head: int
 ) -> Float[Tensor, "batch pos pos"]:
-    """Attention weights of one head, float32 on the CPU: a row a query position, a column a key position.
+    """Attention weights of one head, float32 on the CPU: one row per query position, one column per key position.
 
     Args:
         model: The model.
@@ -46,9 +46,9 @@ def attention_patterns(
     before = config._attn_implementation
     config._attn_implementation = "eager"
     try:
-        nobody = torch.zeros(0, dtype=torch.long, device=model.device)  # no logits are needed
+        none = torch.zeros(0, dtype=torch.long, device=model.device)  # no logits are needed
         hook = (f"blocks.{layer}.attn.hook_pattern", keep)
-        model.logits(tokens, nobody, [hook], through_bridge=True)
+        model.logits(tokens, none, [hook], through_bridge=True)
     finally:
         config._attn_implementation = before
     return kept[0]

@@ -7,7 +7,7 @@
     for batch, sums in by_batch(model, loader, score, progress, steps_a_batch=5):
         total += sums
 
-What a prompt takes is arithmetic on the model's shape: `circuit.edges.shape`.
+How much memory a prompt takes is arithmetic on the model's shape: `circuit.edges.shape`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def shape_of(model: PatchableModel) -> ModelShape:
 
 
 def automatic_batch_size(model: PatchableModel, dataset: PromptDataset) -> int:
-    """Prompts a batch such that attribution fits into half the free memory of the model's device."""
+    """Prompts per batch such that attribution fits into half the free memory of the model's device."""
     return min(prompts_at_once(model, max(dataset.lengths)), len(dataset))
 
 
@@ -89,8 +89,8 @@ def by_batch(
     Args:
         model: The model.
         loader: The prompts.
-        step: A function of a batch. It may be called again for the same prompts, so it must leave no trace but what it
-            returns.
+        step: A function of a batch. It may be called again for the same prompts, so it must leave no trace except what
+            it returns.
         progress: Set back by what is repeated.
         steps_a_batch: How many of its steps one batch takes.
         ablation_type: Where its meaning depends on the batch size, running out of memory is an error.

@@ -172,7 +172,7 @@ class PromptDataset:
         return [len(tokens) for tokens in self.clean]
 
     def batch(self, rows: range) -> PromptPairBatch:
-        """The prompt pairs at `rows`, as one batch."""
+        """The prompt pairs at `rows` (places in the dataset, from 0), as one batch on the CPU."""
         pick = slice(rows.start, rows.stop)
         clean = torch.nn.utils.rnn.pad_sequence(self.clean[pick], batch_first=True)
         corrupt = torch.nn.utils.rnn.pad_sequence(self.corrupt[pick], batch_first=True)
@@ -186,7 +186,7 @@ class PromptDataLoader:
 
     Args:
         dataset: The prompts.
-        batch_size: Prompts a batch; None lets the model choose by the free memory of its device.
+        batch_size: Prompts per batch; None lets the model choose by the free memory of its device.
         rows: The prompts to go through, where others go through the rest: what is computed is then this part's share
             of the mean over the whole dataset, and the shares of all parts add up to it. None: all.
 
@@ -238,10 +238,10 @@ def _token_lists(name: str, tokens: TokenLists) -> list[Tensor]:
 
 
 def check_one_length(datasets: Sequence[PromptDataset], why: str) -> None:
-    """Nothing where all prompts of all the datasets have as many tokens.
+    """Check that all prompts of all the datasets have the same number of tokens.
 
     Raises:
-        PromptError: With the first row that has not, and `why` that matters.
+        PromptError: Names the first row that differs, and says `why` that matters.
     """
     lengths = [pair for dataset in datasets for pair in zip(dataset.numbers, dataset.lengths, strict=True)]
     first, wanted = lengths[0]

@@ -1,6 +1,6 @@
 """Step 3 of `circuit.engine.mask_gradient`: what an edge would pass on if it were ablated, less what it does now.
 
-    Differences   a_s - c_s of every source, as d_model numbers a token: the A - C of the algorithm
+    Differences   a_s - c_s of every source, as d_model numbers per token: the A - C of the algorithm
 
     block = TokenBlock.whole(n_prompts, n_positions)
     differences = Differences(model, ablated, block)
@@ -34,7 +34,7 @@ class Differences:
         model: The model.
         ablated: What replaces the sources.
         block: The tokens that are wanted.
-        memory: Where to put them, and in which precision: at least `n_values` numbers; None makes room, in float32.
+        memory: Where to put them, and in which precision: at least `n_values` numbers; None allocates it, in float32.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Differences:
 
     @staticmethod
     def n_values(model: PatchableModel, block: TokenBlock) -> int:
+        """How many numbers the differences of a block of tokens are."""
         return model.graph.n_sources * len(block) * model.d_model
 
     @torch.no_grad()

@@ -9,7 +9,8 @@ AutoCircuit's `mask_gradient_prune_scores` (https://github.com/UFO-101/auto-circ
 patching (Syed et al. 2023, https://arxiv.org/abs/2310.10348) and integrated gradients (Sundararajan et al. 2017,
 https://arxiv.org/abs/1703.01365; Hanna et al. 2024, https://arxiv.org/abs/2403.17806).
 
-The steps, each in the file of this folder that bears its name, for each batch of prompts (`batches`) and mask value m:
+The steps for each batch of prompts (`batches`) and mask value m (`passes`, which knows the other paths too), each in
+the file of this folder that bears its name:
 
 1. `ablation`: the ablated activations a_s, and the streams built from them, from one plain forward pass.
 2. `masked_pass`: a forward pass in which each branch reads  x = r + m (r_abl - r),  and a backward pass from the loss
@@ -234,7 +235,7 @@ def _accumulator_device(model: PatchableModel) -> torch.device:
 
 
 def _check_finite(sums: dict[str, Tensor], place: str, model: PatchableModel) -> None:
-    # a sum is finite where all its parts are, and one answer is asked of the device, not one a module
+    # a sum is finite where all its parts are, and the device is asked once, not once per module
     if torch.stack([scores.sum() for scores in sums.values()]).isfinite().all():
         return
     module = next(name for name, scores in sums.items() if not scores.isfinite().all())

@@ -11,7 +11,8 @@ convolutions, uses all of it, and is 2.2 times as fast on an AMD EPYC of the fif
 this; the operator called here is the one that its compiler (inductor) puts in the place of linear layers. Everywhere
 else - Intel's processors, GPUs, half precision, float64 - these are the ordinary products.
 
-oneDNN compiles a kernel for every new shape, and keeps about 0.6 MB each: `circuit.workers.cluster` limits how many.
+oneDNN compiles a kernel for every new shape, and keeps about 0.6 MB for each; `circuit.workers.cluster` limits their
+number.
 
 Both round like float32, oneDNN more often: sums of 576 terms are off by 4e-7 of their size instead of 2.5e-7.
 """
@@ -52,7 +53,8 @@ def linear(
 def inner_products(
     x: Float[Tensor, "*batch rows n"], weight: Float[Tensor, "*batch n_out n"]
 ) -> Float[Tensor, "*batch rows n_out"]:
-    """x @ weight.T in float32. Half precision is added up in float32; but for CUDA, the sums are rounded to it once."""
+    """x @ weight.T in float32. Half precision is added up in float32; except on CUDA, the sums are rounded once
+    to it."""
     if x.dtype != torch.float32 and x.is_cuda:
         multiply = torch.mm if x.ndim == 2 else torch.bmm
         return multiply(x, weight.mT, out_dtype=torch.float32)

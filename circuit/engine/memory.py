@@ -1,9 +1,9 @@
-"""Memory of a device: what is free, what running out looks like, and giving back what nobody holds.
+"""Memory of a device: what is free, what running out looks like, and giving back what is not held.
 
 free_memory        bytes that may be used on a device
 within_budget      on the CPU, running out of memory is an error and not the end of the process
 is_out_of_memory   whether an error says that memory ran out
-release            give back what nobody holds any more
+release            give back what is no longer held
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _limit() -> int | None:
-    """Bytes that this process may use, where somebody watches it."""
+    """Bytes that this process may use, where it is watched."""
     given = os.environ.get(MEMORY_LIMIT)
     return int(_SHARE_OF_LIMIT * int(given)) if given else None
 
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what nobody holds any more."""
+    """Give back memory that is no longer held."""
     gc.collect()
     if device.type == "cpu" and sys.platform == "linux":
         with suppress(AttributeError):  # not every C library keeps what it was given back

@@ -271,7 +271,7 @@ class PatchableModel:
                 )
         if dataset.target is not None and dataset.target.shape[1] != self.d_vocab:
             raise PromptError(
-                f"The target has {dataset.target.shape[1]} entries a prompt, and the vocabulary {self.d_vocab}."
+                f"The target has {dataset.target.shape[1]} entries per prompt, and the vocabulary {self.d_vocab}."
             )
 
 

@@ -7,10 +7,10 @@ With x_hat the normalised input and s its scale, a norm with weight w sends a gr
 at its input, where RMS norms leave out the first mean. This is linear in g, so the gradients of many heads, each the
 gradient at its own query, key or value sent back through its own weights W, pass through it together: g = W dL/dq.
 
-Rows of d_model numbers, one a head and token, are what takes time here, so little is done to them:
+Rows of d_model numbers, one per head and token, are what takes time here, so little is done to them:
 
 - w and the first mean go into W, which is smaller: w g - mean(w g) = W' dL/dq, with W' = w W less its mean.
-- Queries, keys and values go through together: one step for all of them, and few steps a layer.
+- Queries, keys and values go through together: one step for all of them, and few steps per layer.
 - The last mean is known without looking at a row: mean(w g x_hat) = dL/dq . (W'.T x_hat) / d_model, and W'.T x_hat is
   the query that the forward pass computed, less what it adds to every token (the biases of norm and projection).
 """
@@ -70,7 +70,7 @@ class NormBackward:
         out: Float[Tensor, "rows tokens d_model"],
     ) -> None:
         """Gradients at queries, keys and values, and these themselves -> into `out`, the gradients at each head's own
-        query, key and value input before the norm: a row a query head, then a key head, then a value head."""
+        query, key and value input before the norm: a row per query head, then per key head, then per value head."""
         gradient = self._joined(gradients).mul_(self._inverse_scale[..., None])
         W = self._scaled_weights(out)
         batched(gradient.to(out).permute(2, 0, 1, 3).flatten(1, 2), W.mT, out=out)

@@ -2,7 +2,7 @@
 
     run_circuits     logits of circuits of several sizes, as AutoCircuit's
     run_edge_masks   the same for circuits given as sets of edges
-    circuit_outputs  what is read off the logits, a batch at a time, where all logits would be too many to keep
+    circuit_outputs  what is read off the logits, batch by batch, where all logits would be too many to keep
     masked_logits    logits of one batch with any mask value on any edge
 
     outputs = run_circuits(model, loader, [0, 20, 500], scores, patch_type=PatchType.TREE_PATCH)
@@ -102,7 +102,25 @@ def run_edge_masks(
     progress: Report | None = None,
     cancelled: Cancelled | None = None,
 ) -> list[Float[Tensor, "n_prompts d_vocab"]]:
-    """`run_circuits` for circuits given as sets of edges: for each, a bool array [n_edges], True for its edges."""
+    """Logits of circuits given as sets of edges.
+
+    Args:
+        model: The model, with positions kept apart or added up as in the circuits.
+        dataloader: The prompts.
+        circuits: For each circuit a bool array [n_edges], True for its edges.
+        patch_type: As in `run_circuits`, like all that follow.
+        ablation_type: What replaces an ablated activation.
+        reverse_clean_corrupt: Swap clean and corrupt, for the input and for what is patched in.
+        progress: Called as `progress(step, total, message)` after each step.
+        cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
+
+    Returns:
+        For every circuit, float32 logits on the CPU, in the prompts' order.
+
+    Raises:
+        OptionError: A circuit of another number of edges.
+        PromptError, NumericalError, JobCancelled: As `run_circuits`.
+    """
     loader = ready(model, dataloader, ablation_type)
     n_steps = len(loader) * len(circuits) + Ablation.n_passes(loader, ablation_type)
     steps = Progress(n_steps, progress, cancelled)

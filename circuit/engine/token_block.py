@@ -15,7 +15,7 @@ from torch import Tensor
 class TokenBlock:
     """Prompts and positions of a batch. `outer` and `inner` are the two axes in the order in which tokens are laid out.
 
-    A sum over one of them that keeps the other apart is one matrix product an entry of the outer axis, without a copy;
+    A sum over one of them that keeps the other apart is one matrix product per entry of the outer axis, without a copy;
     a sum over both is one product.
     """
 
@@ -28,8 +28,8 @@ class TokenBlock:
         return cls(range(n_prompts), range(n_positions), positions_first)
 
     def split(self, n_tokens: int) -> list[TokenBlock]:
-        """The same tokens in blocks of at most `n_tokens`, about equal: all prompts and few positions, as far as
-        that goes."""
+        """The same tokens in blocks of at most `n_tokens`, about equal: all prompts and few positions, as long as
+        one position of all prompts fits."""
         n_positions = _even(len(self.positions), n_tokens // len(self.prompts))
         n_prompts = _even(len(self.prompts), n_tokens // n_positions)
         return [

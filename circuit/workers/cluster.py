@@ -1,10 +1,10 @@
 """The Dask processes that carry the jobs, started by command line and gone when their parent is.
 
     web process --stdin pipe--> scheduler
-                --stdin pipe--> nanny ----> worker, one thread: torch, the loaded models     (such a pair each device)
+                --stdin pipe--> nanny ----> worker, one thread: torch, the loaded models     (one pair per device)
 
 ``LocalCluster``     starts a scheduler and the nannies on the loopback, encrypted with a temporary certificate
-``default_devices``  what to compute on where nobody has said
+``default_devices``  what to compute on by default
 ``places``           which workers a list of devices means, and what CUDA_VISIBLE_DEVICES is in each
 ``dask_setup``       what Dask runs in scheduler and nanny (``--preload circuit.workers.cluster``): end with the parent
 
@@ -119,7 +119,7 @@ class LocalCluster:
 
 
 def places(devices: Sequence[str], cpu_workers: int = 1, cuda: Sequence[str] | None = None) -> list[dict[str, str]]:
-    """The environment variables that each worker has for itself: one worker a device, `cpu_workers` of them for "cpu".
+    """The environment variables that each worker has for itself: one worker per device, `cpu_workers` for "cpu".
 
     A worker sees its own CUDA device and no other, whatever number that has outside, and a worker on the CPU sees none.
     ``cuda`` is what ``circuit.common.settings.cuda_devices`` finds.
@@ -154,7 +154,7 @@ def default_devices() -> list[str]:
 
 
 _FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
-"""oneDNN and PyTorch keep a compiled kernel for each shape of a product, 0.6 MB each, by default a thousand of them. A
+"""oneDNN and PyTorch keep a compiled kernel for each shape of a product, 0.6 MB each, up to a thousand by default. A
 batch of prompts needs about thirty."""
 _DASK_SETTINGS = {
     # A job that kills its worker fails at once instead of killing three more.

@@ -48,16 +48,16 @@ class JobGroup(Job):
         at_once: Says how many may be in the queue at a time, whenever one more could be; None: all.
         failed: Called as `failed(number, sentence)` when one fails; its result is then None. Without it, the first
             failure ends the group.
-        done: Called as `done(number, result, told)` when one has finished, on a thread of the group's own; `told` is
-            what it did otherwise than asked.
+        done: Called as `done(number, result, told)` when one has finished, on a thread of the group's own; `told` holds
+            its deviations from what was asked.
         ended: Called with the reason when the group ends without a result, before it is over.
         owner: Whose they are, for the queue.
         note: Kept with the group.
         keep: Called with the result of them all before the group is over.
-        job_id: Its id, where somebody had to know it before.
+        job_id: Its id, where it had to be known before.
 
     Raises:
-        CircuitError: The server does not take it, see `JobServer.adopt`. Once taken, nothing of it is refused.
+        CircuitError: The server does not accept it, see `JobServer.adopt`. Once accepted, no part of it is refused.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class JobGroup(Job):
         )
 
     def _look(self, number: int, job: Job) -> None:
-        """Take over what has become of a shard."""
-        state = job.state  # asking also says that somebody waits for it
+        """Adopt what has become of a shard."""
+        state = job.state  # asking also tells that it is waited for
         if job._started is not None and self._started is None:
             self._started = job._started
         if state in ("starting", "running") and self._state in ("queued", "starting"):

@@ -34,10 +34,10 @@ class Keeper(Protocol):
 
 
 class Job:
-    """One job as its owner sees it. ``id`` is a capability: who knows it can see and cancel the job.
+    """One job as its owner sees it. ``id`` is a capability: anyone who knows it can see and cancel the job.
 
-    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``told`` is what was done otherwise than
-    asked, in sentences (`circuit.common.progress`).
+    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``told`` holds deviations from what
+    was asked, in sentences (`circuit.common.progress`).
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Job:
         self._server = server
         self._payload = payload  # the pickled function and request; emptied once the job is over
         self._state: State = "queued"
-        self._asked = time.monotonic()  # when somebody last wanted to know
+        self._asked = time.monotonic()  # when it was last asked about
         self._progress: tuple[int, int, str] = (0, 0, "")
         self._mark: tuple[float, int] | None = None  # time and step of this phase's first report
         self._latest = 0.0  # time of its last
         self._started: float | None = None
         self._ended: float | None = None
         self._worker: str | None = None  # address, once the job has begun
-        self._stop: CircuitError | None = None  # why it should stop, once somebody has asked
+        self._stop: CircuitError | None = None  # why it should stop, once it has been asked to
         self._value: Any = None
         self._exception: CircuitError | None = None
         self._wake = threading.Event()  # something has happened that the lane should look at
@@ -75,9 +75,9 @@ class Job:
 
     @property
     def state(self) -> State:
-        """From "queued" over "starting" (the worker is) and "running" to "finished", "failed" or "cancelled".
+        """From "queued" by way of "starting" (the worker is) and "running" to "finished", "failed" or "cancelled".
 
-        A job that somebody cancelled, or that nobody waited for, is "cancelled"; one that the server stopped for
+        A job that was cancelled, or that nobody waited for, is "cancelled"; one that the server stopped for
         another reason has "failed".
         """
         self._asked = time.monotonic()
@@ -98,7 +98,7 @@ class Job:
     def position(self) -> int | None:
         """Place in the queue as it is now, 1 for the next to run; None for a job that is no longer queued.
 
-        It can grow: who has waited longer for a turn than this job's owner goes first.
+        It can grow: an owner who has waited longer for a turn than this job's goes first.
         """
         return self._server.position_of(self)
 

@@ -9,10 +9,10 @@
     queue.end(item)                # and is over
 
 The next item is that of the owner with the fewest items running; among those, of the owner whose last turn is longest
-ago (who never had one goes first); and of one owner's items the one that came first. With one worker this is round
-robin; with several, an owner with many long jobs keeps at most his share of the workers as they become free.
+ago (one who never had a turn goes first); and of one owner's items the one that came first. With one worker this is
+round robin; with several, an owner with many long jobs keeps at most their share of the workers as they become free.
 
-Items of one group count as one job (`jobs`), for whoever limits how many an owner may have. A group may be held open by
+Items of one group count as one job (`jobs`), for limits on how many an owner may have. A group may be held open by
 an item of its own (`hold`): it counts then also while none of its items is there.
 """
 
@@ -38,8 +38,8 @@ class FairQueue(Generic[Item]):
     def __init__(self) -> None:
         self._waiting: dict[Item, _Place] = {}
         self._running: dict[Item, _Place] = {}
-        self._held: dict[Item, _Place] = {}  # groups, by who holds them open
-        self._turns: dict[str, int] = {}  # owner -> number of his last turn; larger is later
+        self._held: dict[Item, _Place] = {}  # groups, by the item that holds them open
+        self._turns: dict[str, int] = {}  # owner -> number of their last turn; larger is later
         self._n_turns = 0
 
     def __len__(self) -> int:
@@ -111,6 +111,6 @@ class FairQueue(Generic[Item]):
         return len({place for place in places if owner in (None, place.owner)})
 
     def has_group(self, owner: str, group: str | None) -> bool:
-        """Whether an item of this group of the owner's waits or runs, or somebody holds it open."""
+        """Whether an item of this group of the owner's waits or runs, or the group is held open."""
         known = (*self._waiting.values(), *self._running.values(), *self._held.values())
         return group is not None and _Place(owner, group) in known

@@ -51,16 +51,16 @@ class JobServer:
     """Runs jobs on Dask workers, fairly among their owners. Every method may be called from any thread.
 
     ``address``         a scheduler to use; without one, workers of our own are started and ended with us. Such a
-                        cluster should be ours alone, with nannies, one thread a worker, and ``--preload
+                        cluster should be ours alone, with nannies, one thread per worker, and ``--preload
                         circuit.workers.worker``; Dask's own settings name its certificates. As many jobs run at once as
                         it has workers, which may come and go
     ``devices``         of our own workers, one each: "cpu", "cuda:0"
     ``cpu_workers``     how many workers "cpu" means
     ``memory_limit``    of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
     ``warm_up``         modules that a worker of our own imports as soon as it is up
-    ``jobs_per_owner``  jobs that an owner may have waiting or running; a group of jobs counts as one
-    ``jobs_in_queue``   jobs that may wait, of all owners
-    ``check``           called with every request before it is taken; raises what the owner is told
+    ``jobs_per_owner``  how many jobs an owner may have waiting or running; a group of jobs counts as one
+    ``jobs_in_queue``   how many jobs may wait, of all owners together
+    ``check``           called with every request before it is accepted; raises what the owner is told
     ``grace``           seconds that a cancelled job has to stop by itself
     ``abandon_after``   seconds after which a job that nobody has asked about is cancelled
     ``forget_after``    the same for the result of one that is over
@@ -126,7 +126,7 @@ class JobServer:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The device of each worker: "cpu", "cuda:0"; with a cluster of somebody else's also its machine."""
+        """The device of each worker: "cpu", "cuda:0"; with a cluster that is not ours, also its machine."""
         return self._devices
 
     @property
@@ -159,11 +159,11 @@ class JobServer:
             owner: Who wants it; workers are shared fairly between owners.
             group: Jobs of an owner with the same group count as one for the limits.
             note: Kept with the job for whoever finds it again, and not sent to the worker.
-            keep: Called with the result before the job is over, in a thread of the server's: somebody may wait for it,
-                or nobody any more.
+            keep: Called with the result before the job is over, in a thread of the server's, whether or not anybody
+                still waits for it.
 
         Raises:
-            JobError: The owner has, or all together have, as many jobs as may be; or the server is shutting down.
+            JobError: The owner, or all owners together, have as many jobs as allowed; or the server is shutting down.
             CircuitError: What ``check`` says.
         """
         if self._check is not None:
@@ -177,7 +177,7 @@ class JobServer:
         return job
 
     def adopt(self, job: Job, requests: Sequence[Any]) -> None:
-        """Let a job that somebody else carries be found, cancelled and forgotten like those in the queue.
+        """Let a job that others carry be found, cancelled and forgotten like those in the queue.
 
         Its ``requests`` are submitted with its id as their group: that counts as one job of its owner's until it is
         over, and is let in here once and for all.

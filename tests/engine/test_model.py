@@ -136,7 +136,7 @@ def test_the_residual_stream_is_the_sum_of_its_sources_and_of_output_biases(name
         ({"answers": [[1], [2, 500]]}, "Row 2: token id 500 of the answers"),
         ({"wrong_answers": [[97], [2]]}, "Row 1: token id 97 of the wrong answers.* tokenized for another model"),
         ({"clean": torch.zeros(2, 33), "corrupt": torch.zeros(2, 33)}, "Row 1: 33 tokens .* context of 32"),
-        ({"answers": torch.rand(2, 96)}, f"target has 96 entries a prompt, and the vocabulary {D_VOCAB}"),
+        ({"answers": torch.rand(2, 96)}, f"target has 96 entries per prompt, and the vocabulary {D_VOCAB}"),
     ],
 )
 def test_prompts_that_the_model_cannot_run_are_refused(changes: dict[str, Any], words: str) -> None:
