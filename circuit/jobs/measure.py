@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
+from circuit.edges.choose import Ranked, SelectionRule, rank_edges
 from circuit.edges.method import AblationType, PatchType
-from circuit.edges.ranking import Importance, edge_mask, n_rankable, top_edges
+from circuit.edges.ranking import Importance, edge_mask
 from circuit.edges.subgraph import live_edges
 from circuit.jobs.prepare import WHOLE, Part, part_of, prepared
 from circuit.runs.config import RunConfig
@@ -58,6 +59,8 @@ class MeasureRequest:
         sizes: Numbers of edges.
         importance: What the strongest edges are chosen by. By positive score only, a size beyond the number of positive
             scores is the circuit of all of them, and measured as that; all edges are always the whole model.
+        rule: Whether edges are chosen one by one, or so that they hang together: see `circuit.edges.choose`. A size
+            that no circuit of the rule has is that of the next smaller one, and measured as that.
         drop_dead_ends: Whether kept edges on no path from `Resid Start` to `Resid End` are ablated too. That changes
             nothing under resample ablation, and something under others, which give the first edge of a path something
             to carry that is not what it carries when everything before it is ablated. Of removed edges none is left
@@ -79,26 +82,27 @@ class MeasureRequest:
     rows: tuple[int, ...] | None = None
     shuffled: int | None = None
     prompts: Part = WHOLE
+    rule: SelectionRule = "top"
 
-    @property
-    def most(self) -> int:
+    def ranked(self, graph: EdgeGraph) -> Ranked:
+        """The edges in the order in which circuits take them, and the sizes that these have."""
+        if self.shuffled is not None:
+            order = np.random.default_rng(self.shuffled).permutation(graph.n_edges)
+            return Ranked(order, np.arange(len(order) + 1))
+        return rank_edges(graph, self.scores, self.importance, self.rule)
+
+    def most(self, graph: EdgeGraph) -> int:
         """The largest number of edges that the ranking has."""
-        return len(self.scores) if self.shuffled is not None else n_rankable(self.scores, self.importance)
+        return int(self.ranked(graph).sizes[-1])
 
-    @property
-    def measured_sizes(self) -> tuple[int, ...]:
-        """`sizes` in order, with the largest that there is for those that the ranking has too few edges for."""
-        n_edges = len(self.scores)
-        return tuple(sorted({size if size == n_edges else min(size, self.most) for size in self.sizes}))
+    def measured_sizes(self, graph: EdgeGraph) -> tuple[int, ...]:
+        """`sizes` in order, with the next smaller one that there is for each that no circuit has."""
+        ranked = self.ranked(graph)
+        return tuple(sorted({size if size == graph.n_edges else ranked.size_within(size) for size in self.sizes}))
 
-    def kept(self, graph: EdgeGraph, n: int) -> Bool[np.ndarray, " n_edges"]:
-        """The edges that stay when the circuit of `n` edges is kept, or removed."""
-        if n == graph.n_edges:
-            edges = np.arange(n)
-        elif self.shuffled is not None:
-            edges = np.random.default_rng(self.shuffled).permutation(graph.n_edges)[:n]
-        else:
-            edges = top_edges(self.scores, n, self.importance)
+    def kept(self, graph: EdgeGraph, n: int, ranked: Ranked | None = None) -> Bool[np.ndarray, " n_edges"]:
+        """The edges that stay when the circuit of `n` of the `ranked` edges is kept, or removed."""
+        edges = np.arange(n) if n == graph.n_edges else (ranked or self.ranked(graph)).first(n)
         if self.drop_dead_ends and self.direction == "keep":
             edges = live_edges(graph, edges)
         mask = edge_mask(graph, edges)
@@ -145,9 +149,11 @@ def _curve(
     numbers: list[dict[int, int]] = []  # for every request, which circuit is that of a size
     for request in requests:
         ends = {n_edges: 0, 0: 1} if request.direction == "keep" else {0: 0, n_edges: 1}
-        inner = [size for size in request.measured_sizes if size not in ends]
-        numbers.append({**ends, **{size: len(circuits) + i for i, size in enumerate(inner)}})
-        circuits += [request.kept(graph, size) for size in inner]
+        ranked, sizes = request.ranked(graph), request.measured_sizes(graph)
+        inner = [size for size in sizes if size not in ends]
+        numbers.append({size: ends[size] for size in sizes if size in ends})
+        numbers[-1] |= {size: len(circuits) + i for i, size in enumerate(inner)}
+        circuits += [request.kept(graph, size, ranked) for size in inner]
     loader = ready(model, part_of(dataset, config, ablation_type, requests[0].prompts), ablation_type)
     means_of = _scored(model, encoded, dataset, config, ablation_type) if ablation_type.averages_dataset else loader
     steps = Progress(len(loader) * len(circuits) + Ablation.n_passes(means_of, ablation_type), progress, cancelled)
@@ -175,8 +181,8 @@ def _curve(
 
     whole_model, ablated = measured(0, n_edges), measured(1, 0)
     return [
-        Curve(tuple(measured(of_size[size], size) for size in request.measured_sizes), whole_model, ablated)
-        for request, of_size in zip(requests, numbers, strict=True)
+        Curve(tuple(measured(of_size[size], size) for size in sorted(of_size)), whole_model, ablated)
+        for of_size in numbers
     ]
 
 
@@ -205,32 +211,37 @@ def find_smallest(
 ) -> Curve:
     """The sizes that a search for the smallest circuit keeping `target` of the behaviour comes by, as a curve.
 
-    It is a bisection that tries a few sizes a round, since circuits are cheaper together. It starts between the sizes
-    of the request, and ends at neighbouring numbers of edges, the larger of which keeps enough (`Curve.smallest`).
-    Faithfulness need not rise with every edge, so a smaller circuit may also do. By positive score only there may be
-    none: the search does not go beyond the edges that have one.
+    It is a bisection that tries a few sizes per round, since circuits are cheaper together. It starts between the sizes
+    of the request, and ends at neighbouring sizes, the larger of which keeps enough (`Curve.smallest`). Faithfulness
+    need not rise with every edge, so a smaller circuit may also do. There may be none: the search does not go beyond
+    the edges that the ranking has.
 
     Raises:
         NumericalError: Where whole and ablated model are too close to compare.
     """
-    sizes = tuple(min(size, request.most) for size in (0, *request.sizes, request.most))
     with prepared(request.config, progress, cancelled, request.rows) as (model, encoded, dataset):
-        curve = _curve(model, encoded, dataset, [replace(request, sizes=sizes)], silent, cancelled)[0]
-        steps = Progress(math.ceil(math.log(max(request.most, 2), _A_ROUND + 1)), progress, cancelled)
+        possible = request.ranked(model.graph).sizes
+        most = int(possible[-1])
+
+        def curve_of(sizes: Sequence[int]) -> Curve:
+            return _curve(model, encoded, dataset, [replace(request, sizes=tuple(sizes))], silent, cancelled)[0]
+
+        curve = curve_of([min(size, most) for size in (0, *request.sizes, most)])
+        steps = Progress(math.ceil(math.log(max(len(possible), 2), _A_ROUND + 1)), progress, cancelled)
         while True:
             kept = curve.faithfulness >= target
-            if not kept.any():  # too few positive scores, or not even the whole model, which target > 1 asks for
+            if not kept.any():  # too few edges with a positive score, or not even the whole model
                 return curve
             high = curve.sizes[int(np.argmax(kept))]
             below = [size for size in curve.sizes if size < high]
             low = below[-1] if below else 0
-            if high - low <= 1:
+            between = possible[(possible > low) & (possible < high)]
+            if not len(between):
                 return curve
             steps.total = max(steps.total, steps.step + 1)
-            between = np.geomspace(max(low, 1), high, _A_ROUND + 2)[1:-1].round().clip(low + 1, high - 1)
-            sizes = tuple(sorted(set(between.astype(int).tolist())))
-            more = _curve(model, encoded, dataset, [replace(request, sizes=sizes)], silent, cancelled)[0]
-            curve = curve.with_points(more.points)
+            wanted = np.geomspace(max(low, 1), high, _A_ROUND + 2)[1:-1]
+            nearest = np.searchsorted(between, wanted).clip(0, len(between) - 1)
+            curve = curve.with_points(curve_of(between[np.unique(nearest)].tolist()).points)
             steps.advance(f"between {low:,} and {high:,} edges")
 
 

@@ -11,8 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from circuit.common.errors import JobCancelled, NumericalError, PromptError
+from circuit.edges.choose import rank_edges
 from circuit.edges.method import AblationType, Method, PatchType
 from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import live_edges
 from circuit.engine.dataset import PromptDataLoader
 from circuit.engine.patching import run_circuits
 from circuit.jobs.attribute import attribute
@@ -280,6 +282,30 @@ def test_by_signed_score_the_edges_that_hinder_most_come_last(run: Run, request_
     assert kept.sum() == 200
     assert run.scores[kept].min() >= run.scores[~kept].max()
     assert measure(signed).sizes == list(request_.sizes)
+
+
+def test_connected_circuits_are_measured_at_the_sizes_that_they_have(run: Run, request_: MeasureRequest) -> None:
+    connected = replace(request_, importance="signed", rule="connected", drop_dead_ends=True)
+    ranked = rank_edges(run.graph, run.scores, "signed", "connected")
+    curve = measure(connected)
+    assert set(curve.sizes) <= {*ranked.sizes.tolist(), run.graph.n_edges}
+    assert curve.sizes == sorted({ranked.size_within(n) for n in request_.sizes})
+    some = next(n for n in curve.sizes if 5 < n < 100)
+    np.testing.assert_array_equal(np.flatnonzero(connected.kept(run.graph, some)), np.sort(ranked.edges[:some]))
+    assert len(live_edges(run.graph, ranked.edges[:some])) == some
+
+
+def test_the_smallest_connected_circuit_is_found_among_the_sizes_that_there_are(
+    run: Run, request_: MeasureRequest
+) -> None:
+    connected = replace(request_, importance="signed", rule="connected")
+    found = find_smallest(connected)
+    n = found.smallest()
+    assert n is not None
+    sizes = rank_edges(run.graph, run.scores, "signed", "connected").sizes.tolist()
+    before = sizes[sizes.index(n) - 1]
+    keeps = dict(zip(found.sizes, found.faithfulness, strict=True))
+    assert keeps[n] >= 0.9 > keeps[before]
 
 
 @pytest.mark.parametrize("ablation", list(AblationType))

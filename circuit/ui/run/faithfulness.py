@@ -254,7 +254,7 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
         "is left should fall.",
     )  # fmt: skip
     setting = replace(setting, ablation=_other_ablation(run, ablation_at)).asking(_DIRECTIONS[asked or "Is it enough?"])
-    sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes
+    sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes(run.graph)
     slot = f"curve-{run.id}-{setting.key}"
     settings = [setting]
     with_random = middle.toggle(
@@ -338,7 +338,7 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
 
 
 def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> None:
-    words, most = IMPORTANCE_WORDS[setting.importance], setting.request(run).most
+    words, most = IMPORTANCE_WORDS[setting.importance], setting.request(run).most(run.graph)
     cells = st.columns(4)
     for cell, name, of, area in (
         (cells[0], "CPR", main.cpr, "Area under faithfulness over the share of edges: larger is better"),
@@ -383,6 +383,6 @@ def _smallest(run: Run, setting: Setting, main: Curve) -> None:
         st.rerun()
     if (found := job_panel.follow(slot, in_address=True)) is not None:
         session.keep_curve(run, setting.key, found)
-        if (n := found.smallest(_TARGET, request.most)) is not None:
+        if (n := found.smallest(_TARGET, request.most(run.graph))) is not None:
             show_size(run, n)
         st.rerun()
