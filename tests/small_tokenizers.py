@@ -83,7 +83,8 @@ def byte_level_tokenizer(pre_tokenizer: str) -> Tokenizer:
 
 def number_tokenizer(n: int = 97, unknown: str | None = "0") -> Tokenizer:
     """Whose words are the numbers from 0 to n - 1."""
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(n)}, unk_token=unknown or ""))
+    vocabulary = {str(i): i for i in range(n)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown) if unknown else models.WordLevel(vocabulary))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return words
 

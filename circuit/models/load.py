@@ -26,7 +26,7 @@ from circuit.common.words import counted, size
 from circuit.edges.method import Precision
 from circuit.models.catalogue import title_of
 from circuit.models.fetch import locate, readable_errors, without_bars
-from circuit.models.tokenizer import PromptTokenizer, adds_bos
+from circuit.models.tokenizer import PromptTokenizer, adds_bos, cuts
 from circuit.models.tokenizer_file import read_tokenizer
 from circuit.models.weights import check_complete, weight_files
 
@@ -173,6 +173,9 @@ def _for_transformer_lens(tokenizer: Any) -> Any:
     one that adds a BOS token, since it would read any other again from its files, by rules of its own."""
     theirs = deepcopy(tokenizer)
     theirs.init_kwargs["add_bos_token"] = True
+    backend = getattr(theirs, "backend_tokenizer", None)
+    if backend is not None and not cuts(backend, "a"):  # a text that it is tried on; only whole words are known
+        backend.model.unk_token = next(iter(backend.get_vocab()))
     return theirs
 
 

@@ -2,6 +2,7 @@
 
     PromptTokenizer      texts to tokens and back; plain, picklable, and without torch
     adds_bos             whether a tokenizer starts every text with a BOS token by itself
+    cuts                 whether a tokenizer can cut a text at all
     visible              text with its spaces made visible
 
     tokenizer = PromptTokenizer.of(model.tokenizer, model.n_ctx, model.d_vocab)     # in the worker, where models are
@@ -13,7 +14,7 @@ by itself. Both cut texts with the same code, so the check on the page and the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ class PromptTokenizer:
         return cls(backend, bos, tokenizer.unk_token_id, bool(before), n_ctx, n_rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "memory": {}}
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"memory": {}}
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without special tokens around it."""
@@ -97,8 +98,13 @@ class PromptTokenizer:
     @cached_property
     def spaces_texts(self) -> bool:
         """Whether a text is cut as if a space stood before it, as SentencePiece tokenizers do."""
-        first = self.encode("a")[:1]
+        first = self.encode(_any_text(self.backend))[:1]
         return bool(first) and self.piece(first[0]).startswith(" ")
+
+    @cached_property
+    def knows_words_only(self) -> bool:
+        """Whether there are texts that the tokenizer cannot cut."""
+        return not cuts(self.backend, "a \u2603")
 
     def piece(self, token: int) -> str:
         """What a token stands for, with the space that it begins with."""
@@ -143,8 +149,22 @@ def adds_bos(tokenizer: Any) -> bool:
 
 def _put_before(backend: Tokenizer) -> list[int]:
     """The tokens that a tokenizer puts before every text."""
-    encoded = backend.encode("a", add_special_tokens=True)
+    encoded = backend.encode(_any_text(backend), add_special_tokens=True)
     return encoded.ids[: [*encoded.special_tokens_mask, 0].index(0)]
+
+
+def cuts(backend: Tokenizer, text: str) -> bool:
+    """Whether a tokenizer can cut a text at all. One of whole words, without a token for unknown ones, may not."""
+    try:
+        backend.encode(text, add_special_tokens=False)
+    except Exception:  # the library raises no class of its own
+        return False
+    return True
+
+
+def _any_text(backend: Tokenizer) -> str:
+    """A text that a tokenizer can cut, and that begins with no space."""
+    return "a" if cuts(backend, "a") else next((word for word in backend.get_vocab() if cuts(backend, word)), "")
 
 
 def visible(text: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from circuit.common.words import counted
-from circuit.models.tokenizer import PromptTokenizer, visible
+from circuit.models.tokenizer import PromptTokenizer, cuts, visible
 from circuit.prompts.answers import Reading, read_answers
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ _NO_BOS = (
 
 def check_pair(pair: PromptPair, tokenizer: PromptTokenizer, prepend_bos: bool, n_ctx: int | None) -> PairTokens:
     """Tokenize a pair, and find what is wrong with it."""
+    texts = dict.fromkeys((pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers))
+    if tokenizer.knows_words_only and (odd := [text for text in texts if not cuts(tokenizer.backend, text)]):
+        return PairTokens([], [], [], [], [Finding("unknown", _does_not_know(text, tokenizer)) for text in odd])
     bos = [tokenizer.bos] if prepend_bos and tokenizer.bos is not None else []
     clean, corrupt = tokenizer.encode(pair.clean), tokenizer.encode(pair.corrupt)
     right, wrong = (read_answers(pair.clean, clean, texts, tokenizer) for texts in (pair.answers, pair.wrong_answers))
@@ -202,8 +205,15 @@ def _unknown_words(
     readings = zip((*pair.answers, *pair.wrong_answers), (*right, *wrong), strict=True)
     texts += [text for text, reading in readings if reading.unknown]
     for text in dict.fromkeys(texts):
-        words = [word for word in text.split() if unknown in tokenizer.encode(word)]
-        yield Finding("unknown", f"This model's tokenizer does not know '{visible(' '.join(words) or text)}'.")
+        yield Finding("unknown", _does_not_know(text, tokenizer))
+
+
+def _does_not_know(text: str, tokenizer: PromptTokenizer) -> str:
+    words = text.split()
+    strange = [
+        word for word in words if not cuts(tokenizer.backend, word) or tokenizer.unknown in tokenizer.encode(word)
+    ]
+    return f"This model's tokenizer does not know '{visible(' '.join(strange) or text)}'."
 
 
 def _beyond(

@@ -52,11 +52,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=[("llama", "0"), ("qwen2", "0"), ("qwen2", None)])
 def folder(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Path:
     named, puts, _, _ = KINDS[kind]
-    random_hf_model(request.param, bos_token_id=None, eos_token_id=EOS).save_pretrained(tmp_path / "model")
-    words = number_tokenizer()
+    architecture, unknown = request.param
+    random_hf_model(architecture, bos_token_id=None, eos_token_id=EOS).save_pretrained(tmp_path / "model")
+    words = number_tokenizer(unknown=unknown)
     if puts:
         words.post_processor = template(puts)
     save_tokenizer(words, tmp_path / "model", tokenizer_class="PreTrainedTokenizerFast", **named)

@@ -18,6 +18,7 @@ from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.checks import KINDS, check_bos, check_pair, parting
 from circuit.prompts.encode import encode, mended
 from circuit.prompts.pairs import PromptPair, PromptSet
+from tests.small_tokenizers import number_tokenizer
 
 GOOD = PromptPair(" the cat", " the dog", (" sat",), (" is",))
 EXAMPLES: dict[str, tuple[PromptPair, PromptPair | None]] = {
@@ -163,6 +164,15 @@ def test_a_token_that_the_model_has_no_row_for_is_named(words: PromptTokenizer, 
     )
     kinds = {finding.kind for finding in check_pair(pair, replace(words, n_rows=beyond + 1), False, None).findings}
     assert "beyond" not in kinds
+
+
+def test_words_are_named_that_a_tokenizer_without_a_token_for_unknown_ones_cannot_cut() -> None:
+    words = PromptTokenizer(number_tokenizer(unknown=None), None, None)
+    good = PromptPair("1 2", "1 3", ("4",), ("5",))
+    encoded = encode(PromptSet("n", (good, PromptPair("1 2", "1 cat 3", ("4",), ("dog",)))), words, False)
+    assert encoded.usable == [0]
+    assert encoded.clean[0] == [1, 2]
+    assert encoded.problems[1] == [f"This model's tokenizer does not know '{word}'." for word in ("cat", "dog")]
 
 
 def test_prompts_part_where_they_first_differ() -> None:
