@@ -68,6 +68,7 @@ class Settings:
     model_memory: float = _setting(0.0, "a number of gigabytes, not negative", lambda n: n >= 0)
     # Jobs
     jobs_per_session: int = _setting(10, "a whole number from 3 to 1000", lambda n: 3 <= n <= 1000)
+    jobs_per_address: int = _setting(50, "a whole number from 3 to 10000", lambda n: 3 <= n <= 10_000)
     jobs_in_queue: int = _setting(100, "a whole number from 1 to 10000", lambda n: 1 <= n <= 10_000)
     unwatched_minutes: float = _setting(10.0, "a number of minutes above 0.1", lambda n: n > 0.1)
     longest_job_minutes: float = _setting(0.0, "a number of minutes, not negative", lambda n: n >= 0)

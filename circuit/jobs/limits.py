@@ -1,13 +1,17 @@
-"""What a visitor may ask of this server: the owner's limits on models and prompts, checked before a job is queued."""
+"""What a visitor may ask of this server, and how much it is: looked at before a job is queued.
+
+check_request    the owner's limits on models and prompts
+is_short         whether a job takes but seconds
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from circuit.common.errors import ModelError, PromptError
 from circuit.common.settings import settings
-from circuit.models.catalogue import LOCAL, is_allowed, known
+from circuit.models.catalogue import LOCAL, is_allowed, is_here, known
 from circuit.prompts.pairs import PromptSet
 
 
@@ -31,6 +35,39 @@ def check_request(request: Any) -> None:
                 f"There are {len(prompts):,} prompt pairs, and this server allows {settings().most_prompts:,} a run: "
                 "take some out."
             )
+
+
+_SHORT = 20_000
+"""Millions of parameters times passes of one prompt: about fifteen seconds on a laptop, as long as the ready example on
+a real model takes."""
+
+
+def is_short(function: Callable[..., Any], request: Any) -> bool:
+    """Whether a job takes but seconds, by the size of its model and how often prompts go through it: roughly.
+
+    A model that is not here yet, or whose size is not known, may take long.
+    """
+    parts = [part for part in _parts(request) if isinstance(getattr(part, "model", None), str)]
+    if not parts or not all(is_here(part.model) for part in parts):
+        return False
+    return sum(known()[part.model].parameters or _SHORT for part in parts) * _passes(request) <= _SHORT
+
+
+def _passes(request: Any) -> int:
+    """About how many times a prompt goes through the model, there and back."""
+    if isinstance(request, list | tuple):
+        return max(map(_passes, request), default=0)
+    config = getattr(request, "config", request)
+    rows = getattr(request, "rows", None)
+    prompts = getattr(config, "prompts", None)
+    n_prompts = len(rows if rows is not None else prompts if isinstance(prompts, PromptSet) else (None,))
+    if hasattr(request, "sizes"):
+        return n_prompts * (2 + len(request.sizes))
+    if hasattr(request, "edges"):
+        return n_prompts * (1 + len(request.edges))
+    if (method := getattr(config, "method", None)) is not None and not hasattr(request, "row"):
+        return n_prompts * 2 * len(method.points)
+    return n_prompts
 
 
 def _parts(request: Any) -> Iterator[Any]:

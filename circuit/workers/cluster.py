@@ -29,14 +29,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from circuit.common.errors import SettingsError
 from circuit.common.settings import cuda_devices
 from circuit.workers import worker
 
+STOPPED = 3.0
+"""Seconds after which a process that has been stopped, and neither ended nor continued, is given up."""
 _FOLDER = "EDGESCOPE_CLUSTER_FOLDER"  # set in our own processes only: the folder to remove at the end
 
 
@@ -61,6 +66,7 @@ class LocalCluster:
         workers = places(devices, cpu_workers)
         self.security = Security.temporary()
         self._folder = Path(tempfile.mkdtemp(prefix="edgescope-"))  # mode 0700
+        self._stopped: dict[psutil.Process, float] = {}  # since when
         self._scheduler_file = self._folder / "scheduler.json"
         tls = []
         for option, pem in (
@@ -105,6 +111,29 @@ class LocalCluster:
     def alive(self) -> bool:
         """Whether scheduler and nannies run. A worker that died is the nanny's business."""
         return all(process.poll() is None for process in self._processes)
+
+    def end_stopped(self) -> None:
+        """End processes that have been stopped without ending (SIGSTOP) for `STOPPED` seconds: they would never say so.
+
+        A nanny starts its worker again; without the scheduler or a nanny the cluster is no longer alive.
+        """
+        now, stopped = time.monotonic(), {}
+        for process in self._family():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    stopped[process] = self._stopped.get(process, now)
+                    if now - stopped[process] > STOPPED:
+                        process.kill()
+        self._stopped = stopped
+
+    def _family(self) -> list[psutil.Process]:
+        """The processes that we have started, and those that they have."""
+        family = []
+        for started in self._processes:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(started.pid)
+                family += [process, *process.children(recursive=True)]
+        return family
 
     def close(self) -> None:
         """End all processes at once and remove their folder. There is nothing in them worth saving."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuit.common.errors import CircuitError, JobCancelled, WorkerLostError
-from circuit.workers.job import Job, unexpected
+from circuit.workers.job import Ahead, Job, unexpected
 from circuit.workers.server import JobServer
 from circuit.workers.worker import JobFunction
 
@@ -92,12 +92,12 @@ class JobGroup(Job):
         return len(self._cut.requests)
 
     @property
-    def position(self) -> int | None:
-        """Place in the queue of the first shard, as long as none has begun."""
+    def ahead(self) -> Ahead | None:
+        """What the first shard waits for, as long as none has begun."""
         if self.state != "queued":
             return None
-        places = [place for job in list(self._shards.values()) if (place := job.position) is not None]
-        return min(places, default=None)
+        found = [ahead for job in list(self._shards.values()) if (ahead := job.ahead) is not None]
+        return min(found, key=lambda ahead: ahead.waiting, default=None)
 
     def _see_through(self) -> None:
         try:
@@ -146,13 +146,15 @@ class JobGroup(Job):
         self._tries[number] += 1
         request = self._cut.requests[number]
         title = f"{self.title} ({number + 1} of {len(self)})"
-        self._shards[number] = self._server.submit(
-            self._cut.function, request, title=title, owner=self.owner, group=self.id
-        )
+        shard = self._server.submit(self._cut.function, request, title=title, owner=self.owner, group=self.id)
+        shard._asked = min(shard._asked, self._asked)  # it is watched if the group is
+        self._shards[number] = shard
 
     def _look(self, number: int, job: Job) -> None:
         """Adopt what has become of a shard."""
-        state = job.state  # asking also tells that it is waited for
+        if self.watched:
+            job.ask()
+        state = job.unasked_state
         if job._started is not None and self._started is None:
             self._started = job._started
         if state in ("starting", "running") and self._state in ("queued", "starting"):

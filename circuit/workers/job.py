@@ -13,12 +13,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from circuit.common.errors import CircuitError, JobCancelled, JobError
 
 _log = logging.getLogger(__name__)
 
+FRESH = 5.0
+"""Seconds for which a job is watched that somebody has asked about."""
 State = Literal["queued", "starting", "running", "finished", "failed", "cancelled"]
 
 
@@ -28,16 +31,31 @@ class Keeper(Protocol):
     @property
     def ready(self) -> bool: ...
 
-    def position_of(self, job: Job) -> int | None: ...
+    def ahead_of(self, job: Job) -> Ahead | None: ...
 
     def stop(self, job: Job, why: CircuitError) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a job in the queue waits for."""
+
+    running: tuple[Job, ...]
+    waiting: int
+    """How many jobs start before it."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Until the first of those that run is over; None where none of them can tell."""
+        return min((left for job in self.running if (left := job.remaining) is not None), default=None)
 
 
 class Job:
     """One job as its owner sees it. ``id`` is a capability: anyone who knows it can see and cancel the job.
 
-    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``told`` holds deviations from what
-    was asked, in sentences (`circuit.common.progress`).
+    ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``short`` says whether it goes before
+    long ones; ``watchers`` are those who have asked for it by its id; ``told`` holds deviations from what was
+    asked, in sentences (`circuit.common.progress`).
     """
 
     def __init__(
@@ -49,12 +67,15 @@ class Job:
         group: str | None,
         note: Any,
         keep: Callable[[Any], object] | None = None,
+        short: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.title = title
         self.owner = owner
         self.group = group
         self.note = note
+        self.short = short
+        self.watchers: set[str] = set()
         self.told: list[str] = []
         self._keep = keep
         self._server = server
@@ -67,6 +88,7 @@ class Job:
         self._started: float | None = None
         self._ended: float | None = None
         self._worker: str | None = None  # address, once the job has begun
+        self._false_starts = 0  # how often it has begun and made room
         self._stop: CircuitError | None = None  # why it should stop, once it has been asked to
         self._value: Any = None
         self._exception: CircuitError | None = None
@@ -81,9 +103,21 @@ class Job:
         another reason has "failed".
         """
         self._asked = time.monotonic()
-        if self._state == "queued" and not self._server.ready:
-            return "starting"
-        return self._state
+        return self.unasked_state
+
+    @property
+    def unasked_state(self) -> State:
+        """The same, without anybody waiting for the job because of it."""
+        return "starting" if self._state == "queued" and not self._server.ready else self._state
+
+    def ask(self) -> None:
+        """Say that somebody waits for the job."""
+        self._asked = time.monotonic()
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody waits for it: has asked for its state lately, or is a watcher who is still there."""
+        return time.monotonic() - self._asked < FRESH
 
     @property
     def over(self) -> bool:
@@ -100,7 +134,13 @@ class Job:
 
         It can grow: an owner who has waited longer for a turn than this job's goes first.
         """
-        return self._server.position_of(self)
+        ahead = self.ahead
+        return None if ahead is None else ahead.waiting + 1
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """What it waits for; None for a job that is no longer queued."""
+        return self._server.ahead_of(self)
 
     @property
     def step(self) -> int:
@@ -161,6 +201,12 @@ class Job:
     def cancel(self) -> None:
         """Take the job out of the queue, or ask it to stop and end its worker if it does not. Returns at once."""
         self._server.stop(self, JobCancelled("The job was cancelled."))
+
+    def _wait_again(self) -> None:
+        """As it was before it began."""
+        self._state, self._stop, self._worker = "queued", None, None
+        self._started = self._mark = None
+        self._progress, self._false_starts = (0, 0, ""), self._false_starts + 1
 
     def _report(self, step: int, total: int, message: str) -> None:
         now = time.monotonic()

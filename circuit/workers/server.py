@@ -24,6 +24,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import pickle
 import threading
 import time
@@ -37,14 +38,21 @@ import cloudpickle
 from circuit.common.errors import CircuitError, JobCancelled, JobError, WorkerLostError
 from circuit.workers import worker
 from circuit.workers.cluster import LocalCluster, places
-from circuit.workers.job import Job, unexpected
-from circuit.workers.queue import FairQueue
+from circuit.workers.job import Ahead, Job, unexpected
+from circuit.workers.queue import FairQueue, place_of
 
 _log = logging.getLogger(__name__)
 _TICK = 0.1  # seconds between two looks at a running job, and at most one progress event in as many
 _UNRESPONSIVE = 30.0  # seconds after which a worker that we have ended, but still seems there, is given up
+_SILENT = 10.0  # seconds without a heartbeat after which a worker of somebody else's cluster may have been stopped
 _TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
+PER_JOB = 12
+"""This many requests of a group count as one job."""
 _MAX_KEPT = 50  # finished jobs, with their results
+
+
+class _GiveWay(JobCancelled):
+    """Asks a job to stop that will wait again."""
 
 
 class JobServer:
@@ -58,12 +66,18 @@ class JobServer:
     ``cpu_workers``     how many workers "cpu" means
     ``memory_limit``    of each worker of our own: a share of the machine's memory or "8 GB"; 0.8 shared by all
     ``warm_up``         modules that a worker of our own imports as soon as it is up
-    ``jobs_per_owner``  how many jobs an owner may have waiting or running; a group of jobs counts as one
+    ``jobs_per_owner``  how many jobs an owner may have waiting or running; of a group, twelve count as one
+    ``jobs_per_place``  the same for all owners "place/name" of one place
     ``jobs_in_queue``   how many jobs may wait, of all owners together
     ``check``           called with every request before it is accepted; raises what the owner is told
+    ``short``           says of a function and its request whether it takes seconds only: such a job goes before others
+    ``watcher``         says who is asking just now, where a job is submitted or asked for by its id; "" is nobody
+    ``present``         says whether such a one is still there; jobs that they have asked for are watched until then
     ``grace``           seconds that a cancelled job has to stop by itself
     ``abandon_after``   seconds after which a job that nobody has asked about is cancelled
     ``forget_after``    the same for the result of one that is over
+    ``give_way_after``  seconds after which a running job that nobody watches makes room for one that somebody does: it
+                        waits again, behind those that are watched
     ``longest``         seconds after which a job is stopped
     ``start_timeout``   seconds that a worker may take to begin a job
 
@@ -80,10 +94,15 @@ class JobServer:
         memory_limit: float | str | None = None,
         warm_up: Sequence[str] = worker.MODULES,
         jobs_per_owner: int = 100,
+        jobs_per_place: int = 100,
         jobs_in_queue: int = 100,
         check: Callable[[Any], object] | None = None,
+        short: Callable[[worker.JobFunction, Any], bool] = lambda function, request: False,
+        watcher: Callable[[], str] = lambda: "",
+        present: Callable[[str], bool] = lambda who: False,
         grace: float = 1.2,  # ending a worker takes a few tenths more: a device is free within two seconds
         abandon_after: float = 600.0,
+        give_way_after: float = 10.0,
         forget_after: float = 3600.0,
         longest: float | None = None,
         start_timeout: float = 120.0,
@@ -96,16 +115,21 @@ class JobServer:
             "warm_up": warm_up,
         }
         self._jobs_per_owner = jobs_per_owner
+        self._jobs_per_place = jobs_per_place
         self._jobs_in_queue = jobs_in_queue
         self._check = check
+        self._short = short
+        self._watcher = watcher
+        self._present = present
         self._grace = grace
         self._abandon_after = abandon_after
+        self._give_way_after = give_way_after
         self._forget_after = forget_after
         self._longest = longest
         self._start_timeout = start_timeout
 
         self._changed = threading.Condition()  # guards the next five and every job's state
-        self._queue: FairQueue[Job] = FairQueue()
+        self._queue: FairQueue[Job] = FairQueue(lambda job: job.watched)
         self._jobs: dict[str, Job] = {}
         self._devices: tuple[str, ...] = ()
         self._lanes = 0
@@ -168,19 +192,21 @@ class JobServer:
         """
         if self._check is not None:
             self._check(request)
-        job = Job(self, cloudpickle.dumps((function, request)), title, owner, group, note, keep)
+        payload = cloudpickle.dumps((function, request))
+        job = Job(self, payload, title, owner, group, note, keep, self._short(function, request))
+        self._watch(job)
         with self._changed:
             self._admit(owner, group)
             self._jobs[job.id] = job
-            self._queue.add(job, owner, group)
+            self._queue.add(job, owner, group, short=job.short)
             self._changed.notify_all()
         return job
 
     def adopt(self, job: Job, requests: Sequence[Any]) -> None:
         """Let a job that others carry be found, cancelled and forgotten like those in the queue.
 
-        Its ``requests`` are submitted with its id as their group: that counts as one job of its owner's until it is
-        over, and is let in here once and for all.
+        Its ``requests`` are submitted with its id as their group: that counts as one job of its owner's for each twelve
+        of them until it is over (but always leaves room for one more), and is let in here once and for all.
 
         Raises:
             JobError: As ``submit``.
@@ -188,20 +214,33 @@ class JobServer:
         """
         if self._check is not None:
             self._check(requests)
+        self._watch(job)
+        jobs = max(min(math.ceil(len(requests) / PER_JOB), self._jobs_per_owner - 1), 1)
         with self._changed:
-            self._admit(job.owner, job.id)
-            self._queue.hold(job, job.owner, job.id)
+            self._admit(job.owner, job.id, jobs)
+            self._queue.hold(job, job.owner, job.id, jobs)
             self._jobs[job.id] = job
 
-    def _admit(self, owner: str, group: str | None) -> None:
+    def _admit(self, owner: str, group: str | None, jobs: int = 1) -> None:
         """Refuse what is too much, unless it belongs to a group that has been let in."""
         if self._closing.is_set():
             raise JobError("The server is shutting down and takes no more jobs.")
         if self._queue.has_group(owner, group):
             return
-        if (n := self._queue.jobs(owner)) >= self._jobs_per_owner:
+        if (n := self._queue.jobs(owner)) + jobs > self._jobs_per_owner:
+            if jobs > 1:
+                raise JobError(
+                    f"This counts as {jobs} jobs. You have {n} waiting or running, and this server allows "
+                    f"{self._jobs_per_owner}: ask for less, or wait."
+                )
             raise JobError(
                 f"You have {n} jobs waiting or running, as many as this server allows. Wait for one, or cancel one."
+            )
+        place = place_of(owner)
+        if place != owner and (n := self._queue.jobs(place=place)) + jobs > self._jobs_per_place:
+            raise JobError(
+                f"From your network address, {n} jobs are waiting or running, of all tabs and visitors there: as many "
+                "as this server allows. Wait for one, or cancel one."
             )
         if (n := self._queue.jobs(running=False)) >= self._jobs_in_queue:
             raise JobError(f"{n} jobs are waiting already. Try again when some are done.")
@@ -216,8 +255,15 @@ class JobServer:
         """The job with this id, unless there never was one or it is forgotten."""
         job = self._jobs.get(job_id)
         if job is not None:
-            job._asked = time.monotonic()
+            self._watch(job)
         return job
+
+    def _watch(self, job: Job) -> None:
+        """Somebody asks for the job."""
+        job._asked = time.monotonic()
+        if (who := self._watcher()) and who not in job.watchers:
+            with self._changed:
+                job.watchers.add(who)
 
     def close(self) -> None:
         """Cancel every job and end the processes that we started. Safe to call twice."""
@@ -246,16 +292,18 @@ class JobServer:
             job._state = "starting"
             return job
 
-    def position_of(self, job: Job) -> int | None:
+    def ahead_of(self, job: Job) -> Ahead | None:
         with self._changed:
-            return self._queue.position(job)
+            if (place := self._queue.position(job)) is None:
+                return None
+            return Ahead(tuple(self._queue.running), place - 1)
 
     def stop(self, job: Job, why: CircuitError) -> None:
         """Take a job out of the queue, or ask for its end. ``why`` becomes its error."""
         with self._changed:
             if job in self._queue:
                 self.finish(job, why)
-            elif not job.over and not job.cancelling:
+            elif not job.over and (not job.cancelling or isinstance(job._stop, _GiveWay)):
                 job._stop = why
                 job._wake.set()
 
@@ -288,6 +336,8 @@ class JobServer:
             self._connect()
         while not self._closing.wait(_TEND):
             self._sweep()
+            if (own := self._cluster) is not None:
+                own.end_stopped()
             if self._address is not None:
                 self._count()
 
@@ -295,6 +345,11 @@ class JobServer:
         """Stop what nobody waits for and what takes too long, forget what nobody has looked at."""
         now = time.monotonic()
         with self._changed:
+            for job in self._jobs.values():
+                job.watchers = {who for who in job.watchers if self._present(who)}
+                if job.watchers and not job.over:
+                    job._asked = now
+            self._make_room(now)
             jobs = sorted(self._jobs.values(), key=lambda job: job._asked)
             over = [job for job in jobs if job.over]
             for number, job in enumerate(over):
@@ -309,6 +364,14 @@ class JobServer:
                         f"allows. {worker.SMALLER}"
                     ))  # fmt: skip
 
+    def _make_room(self, now: float) -> None:
+        """Let jobs that run and that nobody watches wait again, where others wait that somebody watches."""
+        wanted = sum(job.watched for job in self._queue.waiting) if self._carrying >= len(self._devices) else 0
+        unwatched = sorted((job for job in self._queue.running if not job.watched), key=lambda job: job._asked)
+        for job in unwatched[:wanted]:
+            if now - job._asked > self._give_way_after and not job.cancelling:
+                self.stop(job, _GiveWay("The job made room for another."))
+
     # --- one thread per worker carries jobs to Dask ---
 
     def _have(self, devices: Sequence[str]) -> None:
@@ -321,7 +384,7 @@ class JobServer:
             self._changed.notify_all()
 
     def _count(self) -> None:
-        """See which workers a cluster that is not ours has."""
+        """See which workers a cluster that is not ours has, and whether they have been stopped."""
         try:
             workers = self._connect().scheduler_info()["workers"]
             self._lost = False
@@ -329,6 +392,9 @@ class JobServer:
             if not self._lost and not self._closing.is_set():  # once, not every second
                 _log.warning("The scheduler at %s cannot be reached.", self._address, exc_info=True)
             self._lost, workers = True, {}
+        for address, each in workers.items():
+            if time.time() - each["last_seen"] > _SILENT:
+                self._send(worker.end_stopped_worker, workers=[address], nanny=True)
         self._have(sorted(f"{each.get('device', 'a worker')} on {each['host']}" for each in workers.values()))
 
     def _lane(self) -> None:
@@ -401,7 +467,7 @@ class JobServer:
                 job._worker = event[1]["worker"]
             if job._state == "starting":
                 job._state, job._started = "running", time.monotonic()
-            if not job.over and event[1]["progress"] is not None:
+            if job._state == "running" and event[1]["progress"] is not None:
                 job._report(*event[1]["progress"])
 
     def _on_memory(self, event: tuple[float, dict[str, Any]]) -> None:
@@ -411,10 +477,16 @@ class JobServer:
         """See one job through: hand it to Dask, stop it when asked to, and settle its last state."""
         client = self._connect()
         if job._stop is not None:
-            self.finish(job, job._stop)
+            self._obey(job)
             return
         future = client.submit(
-            worker.work, job._payload, job.id, self._topic, key=f"job-{job.id}", pure=False, retries=0
+            worker.work,
+            job._payload,
+            job.id,
+            self._topic,
+            key=f"job-{job.id}-{job._false_starts}",
+            pure=False,
+            retries=0,
         )
         future.add_done_callback(lambda _: job._wake.set())
         began = time.monotonic()
@@ -446,6 +518,15 @@ class JobServer:
         if not job.over:
             self._settle(job, future)
 
+    def _obey(self, job: Job) -> None:
+        """End a job that has been asked to stop, or let it wait again."""
+        with self._changed:
+            if job._stop is None or not isinstance(job._stop, _GiveWay):
+                self.finish(job, job._stop)
+            elif not job.over:
+                job._wait_again()
+                self._queue.put_back(job)
+
     def _send(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Call a function in the workers without waiting: a job that holds the GIL keeps them from answering."""
         call = threading.Thread(
@@ -465,8 +546,10 @@ class JobServer:
     def _settle(self, job: Job, future: Any) -> None:
         from distributed import KilledWorker
 
+        if future.status == "finished" and isinstance(job._stop, _GiveWay):
+            job._stop = None if future.result(timeout=self._start_timeout)[0] == "finished" else job._stop
         if job._stop is not None:
-            self.finish(job, job._stop)
+            self._obey(job)
         elif future.status == "finished":
             state, pickled, progress, job.told = future.result(timeout=self._start_timeout)
             if progress is not None:

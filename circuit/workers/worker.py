@@ -4,6 +4,7 @@
 ``work``         run one: report its progress, catch whatever it raises
 ``ask_to_stop``  called in the worker beside the job: ``cancelled()`` is true from now on
 ``end_worker``   called in the nanny: end the worker, whatever it is busy with
+``end_stopped_worker``  called there where a worker has not been heard of: end it if it has been stopped
 ``dask_setup``   what Dask calls when a worker starts (``--preload circuit.workers.worker``): import what jobs need, and
                  tell the scheduler which device this worker has
 
@@ -162,6 +163,15 @@ def end_worker(dask_worker: Any) -> None:
         for process in [*worker.children(recursive=True), worker]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def end_stopped_worker(dask_worker: Any) -> None:
+    """End the worker of this nanny if it has been stopped without ending (SIGSTOP)."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        if dask_worker.pid is not None and psutil.Process(dask_worker.pid).status() == psutil.STATUS_STOPPED:
+            end_worker(dask_worker)
 
 
 def dask_setup(dask_worker: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import time
@@ -866,6 +867,7 @@ def busy() -> Iterator[None]:
     """The one worker works for somebody else, so that jobs wait."""
     job = job_server().submit(count, LONG, owner="somebody else")
     until(lambda: job.state == "running")
+    job._asked = math.inf  # they have its page open
     yield
     job.cancel()
     assert job.wait(30)
@@ -875,7 +877,7 @@ def reloaded(visitor: Visitor, page: str, name: str) -> None:
     """A reload of the page finds the job that waits; it can be cancelled there."""
     assert re.fullmatch("[0-9a-f]{32}", visitor.query()[name])
     again = Visitor(page, **visitor.query())
-    assert "in the queue" in again.words()
+    assert "number 1 in the queue, waiting for the job of another tab or visitor" in again.words()
     assert again.query()[name] == visitor.query()[name]
     again.at.button(f"cancel-{slot_of(visitor, name)}").click()
     again.run()

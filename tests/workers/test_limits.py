@@ -11,7 +11,7 @@ import pytest
 
 from circuit.common.errors import JobError
 from circuit.workers import worker
-from circuit.workers.job import Job
+from circuit.workers.job import FRESH, Job
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, deaf, running, square, until, works, write_down
 
@@ -78,6 +78,137 @@ def test_a_group_counts_as_one_job_and_gets_one_owners_share(server: JobServer, 
     first.cancel()
     assert all(job.wait(30) for job in (*sweep, *others, *bobs))
     assert diary.read_text().split()[:6] == ["bob", "ann"] * 3
+
+
+def test_ten_tabs_of_one_address_do_not_fill_the_queue() -> None:
+    server = JobServer(warm_up=[], jobs_per_owner=10, jobs_per_place=20, jobs_in_queue=100)
+    try:
+        tabs = [f"10.0.0.1/tab {number}" for number in range(10)]
+        jobs, refused = [], []
+        for tab in tabs * 10:
+            try:
+                jobs.append(server.submit(count, LONG, owner=tab))
+            except JobError as error:
+                refused.append(str(error))
+        assert (len(jobs), len(refused)) == (20, 80)
+        assert "From your network address, 20 jobs are waiting or running" in refused[0]
+        other = server.submit(square, 3, owner="10.0.0.2/tab")
+        assert other.position == (1 if jobs[0].state == "running" else 2)
+        stop(*jobs)
+        assert other.wait(30)
+    finally:
+        server.close()
+
+
+class Group:
+    """Somebody else's job that is let in with so many requests."""
+
+    def __init__(self, server: JobServer, requests: int, owner: str = "ann") -> None:
+        self.job = Job(server, b"", "sweep", owner, None, None)
+        server.adopt(self.job, [None] * requests)
+
+
+def test_a_sweep_counts_as_a_job_for_every_twelve_runs() -> None:
+    server = JobServer(warm_up=[], jobs_per_owner=10)
+    try:
+        first = Group(server, 48)
+        Group(server, 48)
+        with pytest.raises(JobError, match="This counts as 4 jobs"):
+            Group(server, 48)
+        small = Group(server, 12)
+        server.finish(small.job, value=None)
+        server.finish(first.job, value=None)
+        Group(server, 48)
+        Group(server, 1000, owner="bob")  # one alone is let in whatever its size, and leaves room for a small job
+        server.submit(square, 3, owner="bob")
+        with pytest.raises(JobError, match="You have 10 jobs"):
+            server.submit(square, 3, owner="bob")
+    finally:
+        server.close()
+
+
+def test_a_short_job_does_not_wait_behind_long_ones(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    server = JobServer(warm_up=[], short=lambda function, request: "short" in request)
+    try:
+        first = running(server.submit(count, LONG))
+        long = [server.submit(write_down, (diary, "long"), owner=f"owner {number}") for number in range(4)]
+        short = server.submit(write_down, (diary, "short"), owner="late")
+        assert short.position == 1
+        assert [job.position for job in long] == [2, 3, 4, 5]
+        first.cancel()
+        assert all(job.wait(30) for job in (*long, short))
+        assert diary.read_text().split() == ["short", "long", "long", "long", "long"]
+    finally:
+        server.close()
+
+
+def test_a_job_whose_tab_is_closed_makes_room_and_runs_again_afterwards() -> None:
+    here = {"closed later", "stays"}
+    asking = [""]
+    server = JobServer(warm_up=[], give_way_after=0.5, watcher=lambda: asking[0], present=lambda who: who in here)
+    try:
+        asking[0] = "closed later"
+        left = running(server.submit(count, {"steps": 100, "seconds": 0.05}))
+        behind = server.submit(count, LONG)
+        here.remove("closed later")
+        left._asked = behind._asked = time.monotonic() - FRESH  # as if some seconds had passed
+        asking[0] = "stays"
+        waiting = server.submit(square, 3)
+        until(lambda: waiting.unasked_state == "finished")
+        assert waiting.result() == {"square": 9}
+        until(lambda: left.unasked_state == "running")  # again, as nobody else waits
+        assert behind.unasked_state == "queued"
+        asking[0] = "back"
+        here.add("back")
+        assert server.get(left.id) is left
+        assert left.watched
+        assert left.wait(30)
+        assert left.state == "finished"
+        behind.cancel()
+    finally:
+        server.close()
+
+
+def test_a_job_that_somebody_watches_makes_no_room() -> None:
+    here = {"tab"}
+    server = JobServer(warm_up=[], give_way_after=0.1, watcher=lambda: "tab", present=lambda who: who in here)
+    try:
+        job = running(server.submit(count, {"steps": 60, "seconds": 0.05}))
+        job._asked -= 60  # a hidden tab polls seldom
+        waiting = server.submit(square, 3)
+        until(lambda: waiting.over)
+        assert (job.unasked_state, job._false_starts) == ("finished", 0)
+    finally:
+        server.close()
+
+
+def test_a_job_that_makes_room_can_be_cancelled_meanwhile() -> None:
+    server = JobServer(warm_up=[], give_way_after=0.1, grace=20.0)
+    try:
+        job = running(server.submit(deaf, 600.0))
+        job._asked -= 60
+        waiting = server.submit(square, 3)
+        until(lambda: job.cancelling)
+        job.cancel()
+        server._grace = 0.1
+        assert job.wait(30)
+        assert job.state == "cancelled"
+        assert waiting.wait(30)
+    finally:
+        server.close()
+
+
+def test_what_a_job_waits_for_can_be_told(server: JobServer) -> None:
+    first = running(server.submit(count, LONG, title="long", owner="ann"))
+    second = server.submit(count, LONG, owner="bob")
+    third = server.submit(count, LONG, owner="cat")
+    until(lambda: first.remaining)
+    assert first.ahead is None
+    assert third.ahead is not None
+    assert (third.ahead.running, third.ahead.waiting) == ((first,), 1)
+    assert 0 < (third.ahead.seconds or 0) < 60
+    stop(first, second, third)
 
 
 def test_a_job_can_be_found_with_its_owner_and_note(server: JobServer) -> None:

@@ -135,3 +135,56 @@ def test_a_group_that_is_held_open_counts_though_nothing_of_it_is_there() -> Non
     queue.end("a")
     assert not queue.has_group("a", "sweep")
     assert queue.jobs("a") == 0
+
+
+def test_sessions_of_one_address_share_its_turns() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(10):
+        for item in ("x", "y"):
+            queue.add(f"{item}{number}", f"10.0.0.1/tab {number}")
+    queue.add("b1", "10.0.0.2/tab")
+    queue.add("b2", "10.0.0.2/tab")
+    assert queue.order()[:6] == ["x0", "b1", "x1", "b2", "x2", "x3"]  # and the address's tabs take turns themselves
+    assert queue.jobs(place="10.0.0.1") == 20
+    assert queue.jobs("10.0.0.1/tab 3") == 2
+    assert queue.take() == "x0"
+    assert queue.take() == "b1"
+
+
+def test_short_items_go_first_but_no_long_one_waits_for_more_than_a_few() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(3):
+        queue.add(f"a{number}", "a")
+    for number in range(8):
+        queue.add(f"b{number}", "b", short=True)
+    queue.add("a9", "a", short=True)
+    assert queue.order() == ["b0", "a9", "b1", "a0", "b2", "b3", "b4", "a1", "b5", "b6", "b7", "a2"]
+    assert run_all(queue) == ["b0", "a9", "b1", "a0", "b2", "b3", "b4", "a1", "b5", "b6", "b7", "a2"]
+
+
+def test_what_nobody_watches_goes_last_whoever_has_waited_longest() -> None:
+    watched = {"b1", "b2"}
+    queue: FairQueue[str] = FairQueue(lambda item: item in watched)
+    for item in ("a1", "a2", "b1", "b2", "c1"):
+        queue.add(item, item[0], short=item == "c1")
+    assert queue.take() == "b1"
+    assert queue.order() == ["b2", "c1", "a1", "a2"]
+    watched.add("a2")  # somebody has come back
+    assert queue.order() == ["a2", "b2", "c1", "a1"]
+
+
+def test_an_item_that_ran_may_wait_again() -> None:
+    queue = filled("a1", "b1", "a2")
+    assert queue.take() == "a1"
+    queue.put_back("a1")
+    assert (queue.waiting, queue.running) == (["a1", "b1", "a2"], [])
+    assert run_all(queue) == ["b1", "a1", "a2"]  # after who has had no turn
+
+
+def test_a_group_counts_as_the_jobs_that_it_is_held_for() -> None:
+    queue = filled("b1")
+    queue.hold("sweep", "a", "sweep", jobs=4)
+    queue.add("a1", "a", "sweep")
+    assert (queue.jobs("a"), queue.jobs(), queue.jobs("a", running=False)) == (4, 5, 1)
+    queue.end("sweep")
+    assert queue.jobs("a") == 1

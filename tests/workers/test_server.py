@@ -316,6 +316,36 @@ def test_a_job_that_gets_no_more_memory_fails_and_leaves_its_worker_alone(
         server.close()
 
 
+@pytest.mark.parametrize("what", ["worker", "nanny", "scheduler"])
+def test_a_process_that_is_stopped_without_ending_is_replaced_and_its_job_told(what: str) -> None:
+    server = JobServer(warm_up=[])
+    try:
+        job = running(server.submit(deaf, 600.0))
+        cluster = server._cluster
+        assert cluster is not None
+        scheduler, nanny = (psutil.Process(started.pid) for started in cluster._processes)
+        {"worker": nanny.children()[-1], "nanny": nanny, "scheduler": scheduler}[what].suspend()
+        assert job.wait(30)
+        assert job.state == "failed"
+        assert "was stopped from outside" in (job.error or "")
+        assert works(server)
+    finally:
+        server.close()
+
+
+def test_a_worker_that_is_stopped_while_it_has_nothing_to_do_is_replaced() -> None:
+    server = JobServer(warm_up=[])
+    try:
+        assert works(server)
+        assert server._cluster is not None
+        stopped = psutil.Process(server._cluster._processes[1].pid).children()[-1]
+        stopped.suspend()
+        until(lambda: not lives(stopped.pid))
+        assert works(server)
+    finally:
+        server.close()
+
+
 def test_two_servers_do_not_disturb_each_other(server: JobServer, tmp_path: Path) -> None:
     """The other is in a web process of its own, which is killed while its job runs."""
     job = running(server.submit(count, LONG))

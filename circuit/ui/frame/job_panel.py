@@ -250,12 +250,27 @@ def _state(job: Job) -> str:
         return "done"
     if job.cancelling:
         return "stopping …"
-    state, position = job.state, job.position
-    if state == "running":
+    if (state := job.state) == "running":
         return "running"
     if not job_server().devices:
         return "waiting for a worker"
-    return f"number {position} in the queue" if state == "queued" and position else "the worker is starting …"
+    return _in_queue(job) if state == "queued" else "the worker is starting …"
+
+
+def _in_queue(job: Job) -> str:
+    """Its place, and what it waits for: who else computes what here is not for everybody to read."""
+    if (ahead := job.ahead) is None:
+        return "about to start"
+    if not ahead.running:
+        return f"number {ahead.waiting + 1} in the queue"
+    if len(ahead.running) > 1:
+        what = f"the first of {len(ahead.running)} running jobs"
+    elif (other := ahead.running[0]).owner == job.owner:
+        what = f"your own job “{markdown.plain(other.title)}”"
+    else:
+        what = "the job of another tab or visitor"
+    left = "" if ahead.seconds is None else f", about {_seconds(ahead.seconds)} to go"
+    return f"number {ahead.waiting + 1} in the queue, waiting for {what}{left}"
 
 
 def _details(job: Job) -> str:

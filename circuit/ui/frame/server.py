@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import uuid
 from collections import Counter
+from urllib.parse import quote
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from circuit.common.settings import settings
 from circuit.common.words import counted
-from circuit.jobs.limits import check_request
+from circuit.jobs.limits import check_request, is_short
 from circuit.ui.frame import keys
 from circuit.workers.cluster import default_devices
 from circuit.workers.server import JobServer
@@ -30,8 +34,12 @@ def job_server() -> JobServer:
         cpu_workers=owners.cpu_workers,
         memory_limit=owners.memory_limit or None,
         jobs_per_owner=owners.jobs_per_session,
+        jobs_per_place=owners.jobs_per_address,
         jobs_in_queue=owners.jobs_in_queue,
         check=check_request,
+        short=is_short,
+        watcher=_session,
+        present=_is_connected,
         abandon_after=60 * owners.unwatched_minutes,
         longest=60 * owners.longest_job_minutes or None,
     )
@@ -52,6 +60,31 @@ def computing_on() -> str:
 
 
 def visitor() -> str:
-    """Whose jobs this session's are: the signed-in visitor's, or the session's own."""
-    signed_in = st.user.get("sub") if st.user.get("is_logged_in") else None
-    return str(signed_in or st.session_state.setdefault(keys.VISITOR, uuid.uuid4().hex))
+    """Whose jobs this session's are: the signed-in visitor's, or the session's own, at its network address."""
+    if st.user.get("is_logged_in") and (account := st.user.get("sub")):
+        return quote(str(account), safe="")
+    own = str(st.session_state.setdefault(keys.VISITOR, uuid.uuid4().hex))
+    return "/".join([*_network(st.context.ip_address), own])
+
+
+def _network(address: str | None) -> list[str]:
+    """Who shares the visitor's address: with IPv6, every machine has 2^64 of them. Nothing where it is this machine's,
+    which is also what a proxy that does not say for whom it asks has."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return []
+    if isinstance(found, ipaddress.IPv6Address) and not found.is_loopback:
+        found = found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64)
+    return [] if found.is_loopback else [str(found)]
+
+
+def _session() -> str:
+    """The browser session whose page asks; "" outside a page."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return "" if context is None else context.session_id
+
+
+def _is_connected(session: str) -> bool:
+    """Whether a browser shows a page of this session: in front or hidden, but not closed."""
+    return runtime.exists() and runtime.get_instance().is_active_session(session) is True
