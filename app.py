@@ -37,7 +37,7 @@ def card(example: Example) -> None:
     entry = offered()[example.config.model]
     wait = f"about {example.seconds} s" if is_here(example.config.model) else f"{entry.download} MB first"
     st.markdown(f"**{example.title}**")
-    st.caption(entry.title)
+    st.caption(markdown.plain(entry.title))
     st.markdown(example.about)
     if click.button(
         f"See the circuit ({wait})",
@@ -69,7 +69,7 @@ def recent_runs(limit: int) -> None:
         return
     st.subheader("Recent runs", anchor=False)
     for entry in entries[:limit]:
-        label = f"{markdown.plain(entry.name)} · {entry.method} · {entry.date:%d %b %Y, %H:%M} UTC"
+        label = f"{markdown.plain(entry.name)} · {markdown.plain(entry.method)} · {entry.date:%d %b %Y, %H:%M} UTC"
         if click.button(label, key=f"open-{entry.id}", type="tertiary", icon=":material/history:"):
             navigation.go(navigation.SCORES if session.open_run(entry.id) else navigation.LANDING)
     st.page_link(navigation.RUNS, label=f"All {len(entries):,} runs" if len(entries) > limit else "5 · Runs")
@@ -90,7 +90,7 @@ def landing() -> None:
             f"nearly all of it. **Pick an example** and see how it was found{', or' if tour.offered() else '.'}"
         )
         tour.button("start")
-        st.caption(f"{models_here()} Computing on {computing_on()}.")
+        st.caption(f"{markdown.plain(models_here())} Computing on {computing_on()}.")
     picture.image(
         PICTURES[page.is_dark()].read_text(encoding="utf-8"),
         width="stretch",

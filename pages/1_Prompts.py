@@ -76,7 +76,7 @@ def choose_model() -> None:
     if known:
         show_card(session.cards()[key])
     elif entry is not None:
-        st.caption(entry.about)
+        st.caption(markdown.plain(entry.about))
 
 
 def take_named() -> None:
@@ -118,7 +118,7 @@ def edit() -> None:
         try:
             check_size(after)
         except PromptError as error:
-            st.error(f"The last edit was not taken over. {error}")
+            st.error(f"The last edit was not taken over. {markdown.plain(str(error))}")
             return
         session.take_edit(after, start_over=wants_numbers(edited))
         st.rerun()  # the sidebar stands above, and has counted already

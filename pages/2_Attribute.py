@@ -286,7 +286,7 @@ def warnings(run: Run) -> None:
             f"{explain.more('prompt-check')}"
         )
     for note in run.notes:
-        st.warning(f"{note} {explain.more('batch-size')}")
+        st.warning(f"{markdown.plain(note)} {explain.more('batch-size')}")
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked
 from circuit.plots.matrix import position_heatmap, score_matrix
 from circuit.plots.numbers import Reduce
 from circuit.runs.run import Run
-from circuit.ui.frame import address, keys, navigation, page, session, share
+from circuit.ui.frame import address, keys, markdown, navigation, page, session, share
 from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.run.filters import edge_filter
 
@@ -206,8 +206,8 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
         )  # fmt: skip
     st.caption(
         "Click the box at the left of a row to read about its edge; the magnifying glass above the table searches it. "
-        f"Shares are of the total absolute score of all {run.graph.n_edges:,} edges. {run.caption}"
-        + (f"; {words}" if words else "")
+        f"Shares are of the total absolute score of all {run.graph.n_edges:,} edges. "
+        + markdown.plain(run.caption + (f"; {words}" if words else ""))
     )
 
 
@@ -259,7 +259,7 @@ with controls:
     share_at = st.container(width="content")
 caption = run.caption
 if filtered:
-    st.caption(f"Showing **{filtered}**: {int(kept.sum()) if kept is not None else 0:,} edges.")
+    st.caption(f"Showing **{markdown.plain(filtered)}**: {int(kept.sum()) if kept is not None else 0:,} edges.")
     caption = f"{run.caption}; {filtered}"
 shown = run.order if kept is None else strongest_of(kept, run.ranks)
 

@@ -169,7 +169,7 @@ def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
             follow_effects(run)
             edge_details(run, int(name))
         elif kind == "node":
-            st.markdown(f"`{name[:40]}` is not in this circuit.")
+            st.markdown(f"**{markdown.plain(name[:40])}** is not in this circuit.")
         else:
             address.left_out("look")
         st.button(

@@ -112,7 +112,7 @@ def use_settings(entry: RunEntry) -> None:
     try:
         shared_settings.use(session.stored(entry.id).config, f"the run '{entry.name}'")
     except RunFileError as error:
-        st.error(str(error))
+        st.error(markdown.plain(str(error)))
     else:
         st.switch_page(navigation.ATTRIBUTE)
 
@@ -125,7 +125,7 @@ def rename(entry: RunEntry) -> None:
             try:
                 library.label(entry.id, name, note)
             except RunFileError as error:
-                st.error(str(error))
+                st.error(markdown.plain(str(error)))
             else:
                 st.rerun()
 
@@ -173,7 +173,7 @@ def provenance(entry: RunEntry) -> None:
     try:
         run = session.stored(entry.id)
     except RunFileError as error:
-        st.error(str(error))
+        st.error(markdown.plain(str(error)))
         return
     st.json(
         {
@@ -226,7 +226,7 @@ listing = my_runs.listing()
 for run in list(session.unsaved().values()):
     not_saved(run)
 if listing.problem:
-    st.error(f"{listing.problem} Runs of this session stay open until you close this tab.")
+    st.error(f"{markdown.plain(listing.problem)} Runs of this session stay open until you close this tab.")
 for name, why in listing.damaged.items():
     st.warning(f"**{markdown.plain(name)}** is left out of the list. {markdown.plain(why)} {explain.more('run')}")
 if listing.entries:

@@ -67,7 +67,7 @@ def choose_models() -> tuple[str, ...]:
         help="Precision and device are chosen for each model by itself.",
     )  # fmt: skip
     if fetched := [title_of(key) for key in chosen if not is_here(key)]:
-        st.caption(f"Downloaded first: {', '.join(fetched)}.")
+        st.caption(f"Downloaded first: {markdown.plain(', '.join(fetched))}.")
     return tuple(chosen)
 
 
@@ -177,7 +177,7 @@ def shown() -> Table | None:
             raise RunFileError("The id of the sweep in the address is mistyped.")
         table = Table.load(table_file(runs_folder(), wanted))
     except RunFileError as error:
-        st.warning(f"{error} {explain.more('run')}")
+        st.warning(f"{markdown.plain(str(error))} {explain.more('run')}")
         return None
     st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
     return table
@@ -202,7 +202,7 @@ def show(table_id: str) -> None:
         table = Table.load(table_file(runs_folder(), table_id))
         table = table.seen(goes_on=goes_on(table))
     except RunFileError as error:
-        st.warning(f"{error} {explain.more('run')}")
+        st.warning(f"{markdown.plain(str(error))} {explain.more('run')}")
         return
     rows = table.rows
     n = Counter(row.state for row in rows)
@@ -269,9 +269,9 @@ if click.button(
         job_panel.hold("sweep", table.job)
         st.rerun()
     except CircuitError as error:
-        st.error(str(error))
+        st.error(markdown.plain(str(error)))
 last = shown()
 if (said := job_panel.follow("sweep", in_address=True)) is not None:
-    st.toast(said)
+    st.toast(markdown.plain(said))
 if last is not None:
     results(last)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from circuit.plots.colors import HELPS, NEUTRAL, rgba
-from circuit.plots.frame import with_caption
+from circuit.plots.frame import as_text, with_caption
 
 
 def attention_heatmaps(
@@ -37,7 +37,7 @@ def attention_heatmaps(
     """
     figure = make_subplots(rows=1, cols=2, subplot_titles=["clean", "corrupt"], horizontal_spacing=0.16)
     for i, (pattern, tokens) in enumerate(((clean, clean_tokens), (corrupt, corrupt_tokens))):
-        names = [f"{at} {token}" for at, token in enumerate(tokens)]  # the same token may come twice
+        names = [f"{at} {as_text(token)}" for at, token in enumerate(tokens)]  # the same token may come twice
         seen = np.where(np.tri(len(names), dtype=bool), pattern, np.nan)
         figure.add_trace(
             go.Heatmap(

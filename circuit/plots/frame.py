@@ -4,6 +4,7 @@
     with_caption  room for the caption of any figure, and the caption
     add_targets   one invisible point a cell, which takes clicks and hovers
     draw_lines    all lines of a figure as one shape
+    as_text       what others typed, as it stands
 
 Figures set no colour of background or text, so that they take those of the page.
 """
@@ -116,7 +117,7 @@ def with_caption(
         plot_bgcolor="rgba(0,0,0,0)",
     )
     figure.add_annotation(  # beside those that are there: an update would overwrite them
-        text="<br>".join(lines),
+        text="<br>".join(map(as_text, lines)),
         x=0,
         y=0,
         xref="paper",
@@ -159,6 +160,11 @@ def add_targets(
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 0}},
     )
+
+
+def as_text(text: str) -> str:
+    """Text that Plotly draws as it stands: it reads links, a few other tags of HTML, and fields in templates."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "%\u2060{")
 
 
 def draw_lines(figure: go.Figure, lines: Sequence[str]) -> None:

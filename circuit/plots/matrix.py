@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from circuit.edges.graph import EdgeGraph
-from circuit.plots.frame import heat_figure
+from circuit.plots.frame import as_text, heat_figure
 from circuit.plots.heatmap import separate
 from circuit.plots.numbers import (
     WORDS,
@@ -112,7 +112,7 @@ def position_heatmap(
     values = position_scores(graph, scores, reduce=reduce, kept=kept)
     everything = values if kept is None else position_scores(graph, scores, reduce=reduce)
     rows = [group.name for group in destination_groups(graph)]
-    columns = [f"{i} {token}" for i, token in enumerate(tokens)]  # the same token may come twice
+    columns = [f"{i} {as_text(token)}" for i, token in enumerate(tokens)]  # the same token may come twice
     row_height = min(30, max(6, 380 // len(rows)))
     figure = heat_figure(
         values,

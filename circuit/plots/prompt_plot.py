@@ -12,6 +12,7 @@ from math import isfinite
 import plotly.graph_objects as go
 
 from circuit.plots.colors import PALETTES
+from circuit.plots.frame import as_text
 from circuit.prompts.verdicts import PairResult, trouble
 
 
@@ -81,7 +82,6 @@ def prompt_plot(
 
 
 def _hover(row: int, name: str, result: PairResult) -> str:
-    name = name.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads tags
-    said = f"<b>row {row + 1}</b> {name}<br>clean {result.clean:+.2f}, corrupt {result.corrupt:+.2f}"
+    said = f"<b>row {row + 1}</b> {as_text(name)}<br>clean {result.clean:+.2f}, corrupt {result.corrupt:+.2f}"
     why = trouble(result)
     return f"{said}<br>{why}" if why else said

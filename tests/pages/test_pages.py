@@ -35,6 +35,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.run import Baseline, Run
+from circuit.ui.frame.markdown import JOINER
 from circuit.ui.frame.server import job_server
 from circuit.ui.prompts.table import from_table
 from circuit.ui.run import estimate
@@ -63,7 +64,7 @@ def server(small: str) -> Iterator[None]:
 
 def seen(text: str) -> str:
     """What a reader sees of text with its marks escaped."""
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace(JOINER, "")
 
 
 class Visitor:

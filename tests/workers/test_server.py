@@ -385,7 +385,7 @@ JOB_SOURCE = "import time\ndef deaf(seconds, *, progress, cancelled):\n    time.
 PARENT = """
 import psutil, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
-from circuit.jobs import JobServer
+from circuit.workers.server import JobServer
 from job_source import deaf
 server = JobServer(warm_up=[])
 job = server.submit(deaf, 600.0)
@@ -426,7 +426,8 @@ def test_only_the_worker_of_a_job_is_asked_to_stop_it(server: JobServer, monkeyp
     send = server._send
 
     def seen(function: Any, *arguments: Any, **options: Any) -> None:
-        asked.append(options.get("workers"))
+        if function is worker.ask_to_stop:
+            asked.append(options.get("workers"))
         send(function, *arguments, **options)
 
     monkeypatch.setattr(server, "_send", seen)

@@ -25,7 +25,7 @@ from typing import Any
 import streamlit as st
 
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, keys, memory
+from circuit.ui.frame import explain, keys, markdown, memory
 
 _SECONDS = 8
 """How long a warning stays."""
@@ -62,7 +62,7 @@ def left_out(name: str) -> None:
 
 def _say(words: str) -> None:
     """Warn now, and in the next seconds."""
-    words += f" {explain.more('address')}"
+    words = f"{markdown.plain(words)} {explain.more('address')}"
     st.warning(words)
     memory.remember("left-out", words, _SECONDS)
 

@@ -201,9 +201,9 @@ def _ending(slot: str, now: Any) -> None:
     if ending is None:
         return
     if ending.cancelled:
-        st.info(ending.words, icon=":material/cancel:")
+        st.info(markdown.plain(ending.words), icon=":material/cancel:")
     else:
-        st.error(ending.words, icon=":material/error:")
+        st.error(markdown.plain(ending.words), icon=":material/error:")
 
 
 def _job(slot: str) -> Job | None:
@@ -269,12 +269,12 @@ def _in_queue(job: Job) -> str:
         what = f"your own job “{markdown.plain(other.title)}”"
     else:
         what = "the job of another tab or visitor"
-    left = "" if ahead.seconds is None else f", about {_seconds(ahead.seconds)} to go"
+    left = "" if ahead.seconds is None else f", about {seconds(ahead.seconds)} to go"
     return f"number {ahead.waiting + 1} in the queue, waiting for {what}{left}"
 
 
 def _details(job: Job) -> str:
-    parts = [job.message or (f"step {job.step} of {job.total}" if job.total else " ")]
+    parts = [markdown.plain(job.message) or (f"step {job.step} of {job.total}" if job.total else " ")]
     if job.total:
         parts.append(f"{min(1.0, job.step / job.total):.0%}")
     if job.elapsed:

@@ -51,7 +51,7 @@ def begin(title: str, lead: str) -> None:
     st.header(title, anchor=False)
     st.markdown(lead)
     if notice := st.session_state.pop(keys.NOTICE, None):
-        st.warning(f"{notice} {explain.more('run')}")
+        st.warning(f"{plain(notice)} {explain.more('run')}")
     shared_settings.show_said()
     _sidebar()
     here = st.session_state[keys.HERE] = next((target for target, label, _ in PAGES if label == title), LANDING)

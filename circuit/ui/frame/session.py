@@ -20,7 +20,7 @@ from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import Curve
 from circuit.runs.library import merge_curves
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, keys, my_runs
+from circuit.ui.frame import explain, keys, markdown, my_runs
 
 if TYPE_CHECKING:
     from circuit.models.load import ModelCard
@@ -156,7 +156,7 @@ def look_at(run: Run) -> None:
 def current_run() -> Run | None:
     """The run that the session looks at, or that the address names; a warning where it cannot be shown."""
     if (why := find_run()) is not None:
-        st.warning(f"The run that the address names cannot be shown. {why} {explain.more('run')}")
+        st.warning(f"The run that the address names cannot be shown. {markdown.plain(why)} {explain.more('run')}")
     run = run_shown()
     if run is not None and st.query_params.get("run") != run.id:
         st.query_params["run"] = run.id

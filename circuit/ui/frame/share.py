@@ -8,6 +8,7 @@ from circuit.common.errors import LinkError
 from circuit.runs.config import RunConfig
 from circuit.runs.links import link, settings_file, settings_text
 from circuit.runs.run import Run
+from circuit.ui.frame import markdown
 from circuit.ui.frame.server import job_server
 
 _MINE = ("draft", "mine", "settings")
@@ -37,7 +38,7 @@ def _settings(address: str, config: RunConfig) -> None:
     try:
         text = settings_text(config)
     except LinkError as error:
-        st.info(str(error))
+        st.info(markdown.plain(str(error)))
     else:
         st.code(link(address.rpartition("/")[0] + "/Attribute", {"settings": text}), language=None)
     st.download_button(

@@ -94,7 +94,7 @@ def _from_file() -> None:
     try:
         config = read_settings_file(file.getvalue())
     except LinkError as error:
-        st.error(str(error))
+        st.error(markdown.plain(str(error)))
     else:
         st.button("Use these settings", type="primary", on_click=use, args=(config, "the file"))
 

@@ -35,7 +35,7 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
     used = f"{n - len(broken)} of {n} pairs will be used"
     bos = "with" if tokens.prepend_bos(words) and words.bos is not None else "without"
     st.subheader(used, anchor=False)
-    st.caption(f"As tokens of {title_of(session.model_key())}, {bos} a BOS token before each prompt.")
+    st.caption(f"As tokens of {markdown.plain(title_of(session.model_key()))}, {bos} a BOS token before each prompt.")
     all_lines = finding_lines(checked)
     lines = [line for line in all_lines if line[0] != "no-bos"]  # which is true of all rows, and said once, below
     odd = check_bos(words, session.prepend_bos(), [pair.clean for pair in prompts.pairs])

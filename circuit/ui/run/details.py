@@ -22,7 +22,7 @@ from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effec
 from circuit.models.tokenizer import visible
 from circuit.plots.attention import attention_heatmaps
 from circuit.runs.run import Run
-from circuit.ui.frame import job_panel, keys, session
+from circuit.ui.frame import job_panel, keys, markdown, session
 
 
 def edge_details(run: Run, edge: int) -> None:
@@ -30,7 +30,7 @@ def edge_details(run: Run, edge: int) -> None:
     words = edge_words(run.graph, edge, run.tokens)
     st.markdown(
         f"**{run.graph.edge_label(edge)}** · number {run.ranks[edge]:,} of {run.graph.n_edges:,} by |score|  \n"
-        f"{words[0].upper()}{words[1:]}; {effect_words(score, effect, run.config.method)}."
+        f"{markdown.plain(words[0].upper() + words[1:])}; {effect_words(score, effect, run.config.method)}."
     )
     if effect is not None and not 0.5 < abs(effect) / max(abs(score), 1e-12) < 2:
         st.caption(
@@ -65,7 +65,7 @@ def node_details(run: Run, drawn: nx.MultiDiGraph, name: str, below: DeltaGenera
     """A head's attention pattern needs more room: it is drawn into `below`."""
     node = drawn.nodes[name]
     words = node_words(node, run.graph, run.tokens)
-    st.markdown(f"**{name}** · {words}")
+    st.markdown(f"**{name}** · {markdown.plain(words)}")
     here = {data["edge"] for *_, data in drawn.edges(data=True) if data["kind"] == "edge"}
     for title, edges in zip(("In", "Out"), node_edges(run.graph, node), strict=True):
         if not len(edges):

@@ -11,7 +11,7 @@ import streamlit as st
 from circuit.common.errors import OptionError
 from circuit.edges.filter import EdgeFilter, describe_filter
 from circuit.runs.run import Run
-from circuit.ui.frame import address, explain, keys
+from circuit.ui.frame import address, explain, keys, markdown
 
 _KEPT: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
 _INPUTS = ("Q", "K", "V", "MLP", "Final")
@@ -62,7 +62,7 @@ def edge_filter(run: Run, position: int | None) -> tuple[np.ndarray | None, str]
     try:
         kept = chosen.mask(graph, run.scores)
     except OptionError as error:
-        st.warning(f"{error} The filter by name is left out. {explain.more('source')}")
+        st.warning(f"{markdown.plain(str(error))} The filter by name is left out. {explain.more('source')}")
         chosen = replace(chosen, source="", destination="")
         kept, words = chosen.mask(graph, run.scores), describe_filter(chosen, graph)
     return kept, f"only {words}" if words else ""
