@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuit.common.errors import OptionError
 from circuit.engine.model import PatchableModel
+from circuit.engine.running import attention_by
 
 
 @torch.no_grad()
@@ -42,13 +43,7 @@ def attention_patterns(
     def keep(pattern: Tensor, hook: object) -> None:
         kept.append(pattern[:, head].float().cpu())
 
-    config = model.bridge.original_model.config
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
-    try:
-        none = torch.zeros(0, dtype=torch.long, device=model.device)  # no logits are needed
-        hook = (f"blocks.{layer}.attn.hook_pattern", keep)
-        model.logits(tokens, none, [hook], through_bridge=True)
-    finally:
-        config._attn_implementation = before
+    none = torch.zeros(0, dtype=torch.long, device=model.device)  # no logits are needed
+    with model.running(), attention_by(model.bridge.original_model, "eager"):
+        model.logits(tokens, none, [(f"blocks.{layer}.attn.hook_pattern", keep)], through_bridge=True)
     return kept[0]

@@ -81,7 +81,7 @@ def by_batch(
     steps_a_batch: int = 0,
     ablation_type: AblationType | None = None,
 ) -> Iterator[tuple[PromptPairBatch, T]]:
-    """Every batch, on the model's device, with what `step` makes of it.
+    """Every batch, on the model's device, with what `step` makes of it while it has the model to itself.
 
     Where memory runs out, what the step has begun is dropped, and it is repeated with half the prompts, as are all
     that follow; a `note` says so.
@@ -103,8 +103,9 @@ def by_batch(
     while left:
         rows, begun, failed = left[:size], progress.step, False
         try:
-            batch = loader.dataset.batch(rows).to(model.device)
-            result = step(batch)
+            with model.running():
+                batch = loader.dataset.batch(rows).to(model.device)
+                result = step(batch)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,12 +13,14 @@ Where queries, keys and values are one joint projection (GPT-2, GPT-NeoX), the b
 these run in its place: edge scores read their weights, and they may differ from the joint ones, in a bridge whose
 weights were processed (`enable_compatibility_mode`) or edited.
 
-Only hook points that are the input or output of a part have a place here. Attention scores and patterns are
-intermediate results of TransformerLens's own attention, and hooks on them need the bridge.
+Only hook points that are the input or output of a part have a place here, and see what they see in the bridge.
+Attention scores and patterns are intermediate results of TransformerLens's own attention, and hooks on them need the
+bridge.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +36,13 @@ from circuit.common.errors import OptionError
 Hook = tuple[str, Callable[..., Tensor | None]]
 """The name of a hook point, and a function of what passes there and of `hook`, the hook point. Unless it returns None,
 what it returns goes on instead."""
+_NO_PLACE = (
+    (re.compile(r"(pos_)?embed\.hook_in"), "token ids pass there, not activations"),
+    (re.compile(r"rotary_emb\.hook_(in|out)|hook_pos_embed"), "TransformerLens calls no hooks there"),
+    (re.compile(r"blocks\.\d+\.attn\.qkv\.hook_(in|out)"), "a layer each for queries, keys and values runs instead"),
+    (re.compile(r"blocks\.\d+\.attn\.[qk]_norm\.\w+"), "heads and positions come in another order than in the bridge"),
+)
+"""Hook points before or after a part that are none without the bridge, unless one has a name besides, and why."""
 _AXIS_OF_KIND = {"gpt2": -3, "gpt_neox": -2}
 """Where queries, keys and values are one joint projection: the axis that tells them apart, once its output is split,
 [..., 3, n_heads, d_head] or [..., n_heads, 3, d_head]."""
@@ -82,13 +91,11 @@ class Unbridged:
             shape: Prompts and positions, for parts that see them as one axis.
 
         Raises:
-            OptionError: A hook point that is not the input or output of a part.
+            OptionError: A hook point that is not the input or output of a part, or sees something else in the bridge.
         """
         calls: dict[Any, _Calls] = {joint: [] for joint in self._apart}
         for name, hook in hooks:
-            if name not in self._places:
-                raise OptionError(f"The hook point '{name}' is not the input or output of a part of this model.")
-            place = self._places[name]
+            place = self._place(name)
             calls.setdefault(place.part, []).append((place, hook))
         try:
             for parent, name, component in self._components:
@@ -98,6 +105,14 @@ class Unbridged:
         finally:
             for parent, name, component in self._components:
                 parent._modules[name] = component
+
+    def _place(self, name: str) -> _Place:
+        why = next((why for pattern, why in _NO_PLACE if pattern.fullmatch(name)), None)
+        if why is not None:
+            raise OptionError(f"Nothing can be hooked at '{name}': {why}.")
+        if name not in self._places:
+            raise OptionError(f"The hook point '{name}' is not the input or output of a part of this model.")
+        return self._places[name]
 
     def _forward(self, part: Any, calls: _Calls, shape: tuple[int, ...]) -> Callable[..., Any]:
         """The part's forward, with hooks called before and after it."""
@@ -110,6 +125,8 @@ class Unbridged:
             elif before:
                 others["hidden_states"] = _call(before, others["hidden_states"], shape)
             output = inner(*inputs, **others)
+            if after and isinstance(output, tuple):  # attention hands its pattern out too
+                return (_call(after, output[0], shape), *output[1:])
             return _call(after, output, shape) if after else output
 
         return forward

@@ -164,6 +164,7 @@ def prompt_scores(
     return score_edges(model, loader, method, report, cancelled, per_prompt=True)
 
 
+@torch.inference_mode(False)
 def score_edges(
     model: PatchableModel,
     loader: PromptDataLoader,

@@ -90,8 +90,9 @@ def linear_layers(model: torch.nn.Module) -> list[Any]:
 
 
 def quick_linears(layers: Sequence[Any]) -> AbstractContextManager[None]:
-    """Let linear layers use `linear`, and be as before on leaving."""
-    return replaced_forwards(layers if onednn_is_quicker() else (), _forward)
+    """Let linear layers use `linear`, and be as before on leaving. One with a `forward` of its own keeps it."""
+    plain = [layer for layer in layers if "forward" not in vars(layer)] if onednn_is_quicker() else ()
+    return replaced_forwards(plain, _forward)
 
 
 @cache

@@ -29,7 +29,11 @@ from circuit.common.errors import ModelError, PromptError
 from circuit.edges.graph import EdgeGraph
 from circuit.engine.backward_rules import Part, differentiated_by
 from circuit.engine.hooks import Hook, Unbridged
+from circuit.engine.joint import JointProjections
 from circuit.engine.matmul import linear_layers, quick_linears
+from circuit.engine.parts import Parts, check_readable
+from circuit.engine.rotary import RotaryFrequencies, context_length
+from circuit.engine.running import attention_by, evaluation_mode, in_use, one_pass
 from circuit.engine.supported import check_supported, count_parameters
 
 _SHORT = 64
@@ -53,27 +57,36 @@ class PatchableModel:
     """A model, its edges, and how to reach them.
 
     Args:
-        bridge: A TransformerLens `TransformerBridge`, as `boot_transformers` returns it. It is put into evaluation
-            mode; its weights are not touched, and hooks that others have put on it are not called.
+        bridge: A TransformerLens `TransformerBridge`, as `boot_transformers` returns it. Its weights are not touched,
+            and hooks that others have put on its hook points are not called.
         seq_len: Keep token positions apart, for prompts of exactly this many tokens: every edge is scored once a
             position. None adds the positions up.
         prepend_bos: Whether text prompts of this model start with a BOS token; None takes TransformerLens's default.
         tokenizer: The model's tokenizer; None takes the bridge's, to which TransformerLens adds special tokens.
 
+    Weights may change between runs, in every way that PyTorch has. One thread runs the model at a time, others wait; it
+    runs in evaluation mode, and is afterwards in the mode that it was in.
+
     Raises:
-        ModelError: When the architecture is not supported; the sentence says why.
+        ModelError: When the architecture is not supported, or something was put on a part of the model that would not
+            count everywhere; the sentence says what.
     """
 
     def __init__(
         self, bridge: Any, seq_len: int | None = None, prepend_bos: bool | None = None, tokenizer: Any = None
     ) -> None:
         check_supported(bridge.original_model.config)
-        self.bridge = bridge.eval()
-        self._unbridged = Unbridged(bridge)
-        self._blocks = list(bridge.blocks)  # which are not in their places while the model runs
-        self._weights: dict[int, LayerWeights] = {}
-        self._linear_layers = linear_layers(bridge.original_model)
-        self._parameters = list(bridge.parameters())
+        self.bridge = bridge
+        with in_use(bridge.original_model):  # or its parts might not be in their places
+            self._parts = Parts(bridge.original_model, bridge)
+            self._parts.check()
+            self._blocks = list(bridge.blocks)  # which are not in their places while the model runs
+            self._check_readable()
+            self._unbridged = Unbridged(bridge)
+            self._joints = JointProjections(bridge)
+            self._linear_layers = linear_layers(bridge.original_model)
+        self._rotary = RotaryFrequencies(bridge.original_model)
+        self._weights: dict[int, tuple[object, LayerWeights]] = {}
         cfg = bridge.cfg
         self.prepend_bos: bool = bool(cfg.default_prepend_bos) if prepend_bos is None else prepend_bos
         self.tokenizer: Any = bridge.tokenizer if tokenizer is None else tokenizer
@@ -83,12 +96,20 @@ class PatchableModel:
         self.d_model: int = cfg.d_model
         self.d_head: int = cfg.d_head
         self.d_vocab: int = bridge.original_model.get_output_embeddings().weight.shape[0]
-        self.n_ctx: int = cfg.n_ctx
+        self.n_ctx: int = context_length(bridge.original_model.config)
         self.parallel = bool(cfg.parallel_attn_mlp)
         self.shares_norm = not hasattr(bridge.blocks[0], "ln2")
         self.has_gates = bool(getattr(cfg, "gated_mlp", False))
         self.embeds_positions = cfg.positional_embedding_type == "standard"
         self._set_seq_len(seq_len)
+
+    def _check_readable(self) -> None:
+        """Refuse projections and layer norms that edge scores would read wrongly."""
+        for layer, block in enumerate(self._blocks):
+            for name in "qkvo":
+                part = getattr(block.attn, name).original_component
+                check_readable(f"blocks.{layer}.attn.{name}", part, "projection")
+            check_readable(f"blocks.{layer}.ln1", block.ln1.original_component, "layer norm")
 
     def _set_seq_len(self, seq_len: int | None) -> None:
         if seq_len is not None and seq_len < 1:
@@ -124,11 +145,14 @@ class PatchableModel:
 
     def weights(self, layer: int) -> LayerWeights:
         """Views of the attention weights of a block, by head. Gradients do not reach them."""
-        if layer not in self._weights:  # making the views takes as long as a small matrix product
-            attention = self._blocks[layer].attn
+        attention = self._blocks[layer].attn
+        now = _where_weights_lie(attention)
+        if layer not in self._weights or self._weights[layer][0] != now:
+            # making the views takes as long as a small matrix product
             found = (getattr(attention, name, None) for name in LayerWeights._fields)
-            self._weights[layer] = LayerWeights(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
-        return self._weights[layer]
+            views = LayerWeights(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
+            self._weights[layer] = now, views
+        return self._weights[layer][1]
 
     def attention_norm(self, layer: int) -> Any:
         """The layer norm before the attention of a block."""
@@ -182,6 +206,28 @@ class PatchableModel:
 
     # --- running it --------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep the model to this thread while it runs, in evaluation mode; other threads wait.
+
+        What was put on its parts since, or in their places, is looked for once, on entering first.
+
+        Raises:
+            ModelError: Something on a part that would not count everywhere, or a part in another's place; says what.
+        """
+        with in_use(self.bridge.original_model) as use:
+            if use.running:
+                yield
+                return
+            self._parts.check()
+            self._joints.follow()
+            try:
+                use.running = True
+                with evaluation_mode(self._parts.modules):
+                    yield
+            finally:
+                use.running = False
+
     def logits(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -199,17 +245,23 @@ class PatchableModel:
         It is the Hugging Face model that runs, with its own parts: see `circuit.engine.hooks`. Hooks that others have
         put on the bridge are not called. `through_bridge` runs TransformerLens's components instead, for hooks on
         attention scores and patterns.
+
+        Raises:
+            ModelError: As `running`; or when a hook runs the model that is calling it.
+            OptionError: A hook point that has no place here.
         """
 
         def keep_last(x: Tensor, hook: object) -> Tensor:
             return at_last(x, last)
 
         hooks = [*hooks, (self.unembedding_hook, keep_last)]
-        running = (
+        hf_model = self.bridge.original_model
+        hooked = (
             self.bridge.hooks(fwd_hooks=hooks) if through_bridge else self._without_bridge(hooks, tokens.shape, parts)
         )
-        with quick_linears(self._linear_layers), running:
-            return self.bridge.original_model(input_ids=tokens, use_cache=False).logits[:, 0]
+        with self.running(), one_pass(hf_model), quick_linears(self._linear_layers), hooked:
+            self._rotary.start_again()
+            return hf_model(input_ids=tokens, use_cache=False).logits[:, 0]
 
     @contextmanager
     def _without_bridge(self, hooks: Iterable[Hook], shape: torch.Size, parts: Iterable[Part]) -> Iterator[None]:
@@ -228,27 +280,34 @@ class PatchableModel:
         (eager). In float32 these gain little, and keep more.
         """
         model = self.bridge.original_model
-        before = model.config._attn_implementation
         slow = self.device.type == "cpu" and self.dtype == torch.bfloat16 and n_tokens <= _SHORT
-        try:
-            if model._supports_sdpa:
-                model.config._attn_implementation = "eager" if slow else "sdpa"
+        own = model.config._attn_implementation
+        with attention_by(model, own if not model._supports_sdpa else "eager" if slow else "sdpa"):
             yield
-        finally:
-            model.config._attn_implementation = before
 
     @contextmanager
     def activations_only(self) -> Iterator[None]:
-        """Gradients reach activations, but no parameter, and parameters are as before on leaving."""
-        parameters = [p for p in self._parameters if p.requires_grad]
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        try:
-            with torch.enable_grad():
-                yield
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
+        """Gradients reach activations, but no parameter, and parameters are as before on leaving. Other threads wait.
+
+        Raises:
+            ModelError: As `running`; or in `torch.inference_mode()`, where there are no gradients.
+        """
+        with self.running():
+            parameters = list(self._parts.parameters())
+            if torch.is_inference_mode_enabled() or any(parameter.is_inference() for parameter in parameters):
+                raise ModelError(
+                    "Edge scores need gradients, which torch.inference_mode() rules out: load the model and score its "
+                    "edges outside of it, or under torch.no_grad()."
+                )
+            frozen = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}.values()
+            try:
+                for parameter in frozen:
+                    parameter.requires_grad_(False)
+                with torch.enable_grad():
+                    yield
+            finally:
+                for parameter in frozen:
+                    parameter.requires_grad_(True)
 
     def check_prompts(self, dataset: Any) -> None:
         """Raise a `PromptError` that names the row, unless this model can run all prompts of a `PromptDataset`."""
@@ -261,9 +320,16 @@ class PatchableModel:
                         f"Row {row}: token id {bad} of the {name} is unknown: this model's vocabulary is "
                         f"0 to {self.d_vocab - 1}. Were the prompts tokenized for another model?"
                     )
+        longest = max(dataset.lengths)
         for row, tokens in zip(dataset.numbers, dataset.clean, strict=True):
             if len(tokens) > self.n_ctx:
                 raise PromptError(f"Row {row}: {len(tokens)} tokens are more than the model's context of {self.n_ctx}.")
+            if longest > self._rotary.fixed_up_to and len(tokens) != longest:
+                raise PromptError(
+                    f"Row {row}: the prompt has {len(tokens)} tokens, and the longest has {longest}: beyond "
+                    f"{self._rotary.fixed_up_to} tokens this model's rotary frequencies follow the longest prompt of a "
+                    "batch. Use prompts of one length, or shorter ones."
+                )
             if self.seq_len is not None and len(tokens) != self.seq_len:
                 raise PromptError(
                     f"Row {row}: the prompt has {len(tokens)} tokens, and token positions are kept apart for prompts "
@@ -273,6 +339,13 @@ class PatchableModel:
             raise PromptError(
                 f"The target has {dataset.target.shape[1]} entries per prompt, and the vocabulary {self.d_vocab}."
             )
+
+
+def _where_weights_lie(attention: Any) -> list[tuple[int, tuple[int, ...], torch.dtype]]:
+    """What changes when views of the weights of a bridge's attention become stale. In-place edits reach views."""
+    parts = (attention._modules[name]._modules["_original_component"] for name in "qkvo")
+    parameters = (parameter for part in parts for parameter in part._parameters.values() if parameter is not None)
+    return [(parameter.data_ptr(), parameter.stride(), parameter.dtype) for parameter in parameters]
 
 
 def at_last(x: Float[Tensor, "batch pos *rest"], last: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 *rest"]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuit.common.errors import ModelError, NotEnoughMemoryError, OptionError
+from circuit.common.errors import NotEnoughMemoryError, OptionError
 from circuit.common.progress import Cancelled, Progress, Report
 from circuit.common.words import counted, size
 from circuit.edges.method import Precision
@@ -128,24 +128,28 @@ def _read_config(where: str) -> tuple[Any, Any]:
 def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> PatchableModel:
     """A Hugging Face causal language model and its tokenizer -> PatchableModel.
 
-    The model is used as it is, on the device and in the precision it has, and so is the tokenizer.
+    The model is used as it is, on the device and in the precision and mode it has, and so is the tokenizer. One that is
+    refused is left as it was.
 
     Raises:
-        ModelError: When the architecture is not supported, or TransformerLens computes something else than the model.
+        ModelError: When the architecture is not supported, something was put on a part of the model that would not
+            count everywhere, or TransformerLens computes something else than the model.
     """
-    import torch
     from transformer_lens.model_bridge import TransformerBridge
 
+    from circuit.engine.agreement import check_agreement, plain_logits, whole_on_error
     from circuit.engine.model import PatchableModel
+    from circuit.engine.parts import check_unbridged
+    from circuit.engine.running import in_use
     from circuit.engine.supported import check_supported
 
     check_supported(hf_model.config)
     # Asked before TransformerLens sets its own default, which puts a BOS token before the prompts of most models.
     prepend_bos = adds_bos(tokenizer)
-    tokens = torch.arange(1, 1 + min(6, hf_model.config.vocab_size - 1), device=hf_model.device)[None]
-    last = torch.tensor([tokens.shape[1] - 1], device=hf_model.device)
-    with torch.no_grad():
-        expected = hf_model(tokens, use_cache=False).logits[:, -1].float()
+    with in_use(hf_model), whole_on_error(hf_model):
+        check_unbridged(hf_model)
+        plain = plain_logits(hf_model)
+        modes = [(module, module.training) for module in hf_model.modules()]
         bridge = TransformerBridge.boot_transformers(
             tokenizer.name_or_path,
             hf_model=hf_model,
@@ -153,18 +157,10 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
             device=hf_model.device,
             dtype=hf_model.dtype,
         )
+        for module, mode in modes:  # which TransformerLens makes that of the whole
+            module.training = mode
         model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos, tokenizer=tokenizer)
-        theirs, ours = (
-            (model.logits(tokens, last, through_bridge=bridged).float() - expected).abs().max() / expected.abs().max()
-            for bridged in (True, False)
-        )
-    tolerance = 1e-2 if hf_model.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    error = max(theirs, ours / 5)  # a fused kernel rounds at other places
-    if error > tolerance:  # NaN, where the model itself overflows, is found when it is used
-        raise ModelError(
-            f"TransformerLens computes other logits than the model itself (off by {error:.1%} of the largest), so edge "
-            "scores would be wrong. Its config.json must hold an option that TransformerLens does not know."
-        )
+        check_agreement(model, plain)
     return model
 
 

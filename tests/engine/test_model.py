@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from unittest.mock import Mock
 
@@ -313,13 +314,63 @@ def test_hooks_inside_attention_need_the_bridge() -> None:
     assert seen == [(2, 4, 6, 6)]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_hook_point_sees_and_changes_what_it_does_in_the_bridge_or_is_refused(variant: str) -> None:
+    model = shared_model(variant)
+    tokens, last = torch.arange(14).view(2, 7), torch.tensor([6, 4])
+    refused, compared = {}, 0
+    for name in model.bridge.hook_dict:
+        seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+        def run(bridged: bool, name: str = name, seen: dict[bool, list[torch.Tensor]] = seen) -> torch.Tensor:
+            def hook(x: torch.Tensor, hook: Any) -> torch.Tensor:
+                seen[bridged].append(x.clone())
+                return x * torch.linspace(0.5, 1.5, x.shape[-1])
+
+            with torch.no_grad():
+                return model.logits(tokens, last, [(name, hook)], through_bridge=bridged)
+
+        try:
+            ours = run(bridged=False)
+        except OptionError as error:
+            refused[name] = str(error)
+            continue
+        theirs = run(bridged=True)
+        compared += 1
+        assert len(seen[False]) == len(seen[True]) == 1, name
+        same(seen[False][0], seen[True][0])
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert all(name in sentence for name, sentence in refused.items())
+    assert compared > 20 * model.n_layers
+    assert refused.keys().isdisjoint([*all_hook_points(model), "blocks.0.hook_attn_out", "blocks.0.hook_resid_post"])
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "why"),
+    [
+        ("gpt2", "embed.hook_in", "token ids"),
+        ("gpt2", "pos_embed.hook_in", "token ids"),
+        ("gpt2", "blocks.0.attn.qkv.hook_out", "a layer each for queries, keys and values"),
+        ("gpt_neox", "blocks.2.attn.qkv.hook_in", "a layer each for queries, keys and values"),
+        ("llama", "rotary_emb.hook_out", "calls no hooks there"),
+        ("phi", "hook_pos_embed", "calls no hooks there"),
+        ("qwen3", "blocks.0.attn.q_norm.hook_out", "another order"),
+        ("qwen3", "blocks.1.attn.k_norm.hook_in", "another order"),
+        ("opt", "blocks.0.mlp.hook_out", "not the input or output of a part"),
+    ],
+)
+def test_hook_points_that_see_something_else_are_refused_by_name(variant: str, name: str, why: str) -> None:
+    with pytest.raises(OptionError, match=f"{re.escape(name)}'.*{why}"):
+        shared_model(variant).logits(TOKENS, torch.tensor([5, 5]), [(name, lambda x, hook: None)])
+
+
 def test_a_component_that_stands_for_no_part_of_its_own_has_no_place() -> None:
     """OPT has no MLP module: TransformerLens's component for it stands for two layers of the block."""
     with pytest.raises(OptionError, match=r"mlp\.hook_in' is not the input or output of a part"):
         shared_model("opt").logits(TOKENS, torch.tensor([5, 5]), [("blocks.0.mlp.hook_in", lambda x, hook: None)])
 
 
-def test_a_forward_of_a_parts_own_is_kept() -> None:
+def test_a_forward_of_a_parts_own_is_refused_and_kept() -> None:
     """As Accelerate sets it, for parts whose weights lie elsewhere."""
     model = random_model("llama")
     part = model.attention_norm(0)
@@ -331,9 +382,10 @@ def test_a_forward_of_a_parts_own_is_kept() -> None:
         return before(x)
 
     part.forward = forward
-    model.logits(TOKENS, torch.tensor([5, 5]), [(model.attention_hook(0), lambda x, hook: None)])
-    assert calls == [(2, 6, 32)]
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.input_layernorm of this model has a forward of its own"):
+        model.logits(TOKENS, torch.tensor([5, 5]), [(model.attention_hook(0), lambda x, hook: None)])
     assert part.forward is forward
+    assert not calls
 
 
 def test_a_pass_that_fails_leaves_the_bridge_in_its_place() -> None:

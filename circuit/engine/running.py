@@ -1,0 +1,81 @@
+"""One user at a time: while a model runs its parts are moved and its layers' `forward` replaced.
+
+in_use            the model to this thread alone; others wait
+one_pass          a pass of it, in which no other may begin
+evaluation_mode   no dropout; every module's own mode comes back
+attention_by      another implementation of attention
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from circuit.common.errors import ModelError
+
+
+@dataclass
+class Use:
+    """Of a Hugging Face model: the lock of the one thread that has it, and what that thread is doing with it."""
+
+    lock: Any = field(default_factory=RLock)
+    running: bool = False
+    passing: bool = False
+
+
+_USES: WeakKeyDictionary[Any, Use] = WeakKeyDictionary()  # beside the models, which can so be copied and pickled
+_FINDING = Lock()
+
+
+@contextmanager
+def in_use(model: Any) -> Iterator[Use]:
+    """Keep a Hugging Face model, and all that is wrapped around it, to this thread; another thread waits here."""
+    with _FINDING:
+        use = _USES.setdefault(model, Use())
+    with use.lock:
+        yield use
+
+
+@contextmanager
+def one_pass(model: Any) -> Iterator[None]:
+    """A pass of the model, whose hooks may not begin another: hooks of the first would be called in the second.
+
+    Raises:
+        ModelError: In a hook of a pass of this model.
+    """
+    with in_use(model) as use:
+        if use.passing:
+            raise ModelError("A hook ran the model that was calling it: keep what it needs, and run the model after.")
+        use.passing = True
+        try:
+            yield
+        finally:
+            use.passing = False
+
+
+@contextmanager
+def evaluation_mode(modules: Iterable[Any]) -> Iterator[None]:
+    """Let modules run without dropout, and be in the mode that each was in on leaving."""
+    training = [module for module in modules if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def attention_by(model: Any, implementation: str) -> Iterator[None]:
+    """Let a Hugging Face model compute attention by an implementation, and by its own on leaving."""
+    before = model.config._attn_implementation
+    try:
+        model.config._attn_implementation = implementation
+        yield
+    finally:
+        model.config._attn_implementation = before
