@@ -15,6 +15,7 @@ from circuit.runs.examples import EXAMPLES, Example
 from circuit.runs.run import Run
 from circuit.ui.frame import click, gate, job_panel, keys, markdown, my_runs, navigation, page, session, tour
 from circuit.ui.frame.server import computing_on
+from circuit.ui.run.choice import AFRESH
 
 
 def run_example(example: Example) -> None:
@@ -29,7 +30,7 @@ def run_example(example: Example) -> None:
 def show_circuit(run: Run) -> None:
     """The page that draws the finished run, at the size that its example is best seen at."""
     sizes = [example.size for example in EXAMPLES.values() if example.config == run.config and example.size is not None]
-    size = {"edges": str(sizes[0])} if sizes else {}
+    size = {keys.SIZE: str(sizes[0]), **AFRESH} if sizes else {}
     st.switch_page(navigation.CIRCUIT, query_params=navigation.parameters(navigation.CIRCUIT) | size)
 
 

@@ -120,7 +120,7 @@ def links(drawn: nx.MultiDiGraph) -> int:
 
 
 def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption: str, name: str) -> None:
-    snippet = export.python_snippet(run, choice.n, choice.importance, choice.drop_dead_ends)
+    snippet = export.python_snippet(run, choice.n, choice.importance, choice.drop_dead_ends, choice.rule)
     files: dict[str, tuple[Callable[[], str | bytes], str, str, str]] = {
         "Picture, SVG": (
             lambda: svg.encode(), f"{name}.svg", "image/svg+xml", "For papers and slides; sharp at any size.",
@@ -195,6 +195,7 @@ with beside:
     st.subheader("Does it still do the task?", anchor=False)
     setting = faithfulness.ask(run, choice)
     faithfulness.panel(run, choice, setting)
+    faithfulness.keeping(run, setting)
 faithfulness.curve(run, choice, setting)
 with share_at:
     share.share(run)

@@ -236,10 +236,11 @@ def choose_n(runs: list[Run]) -> int:
     if now is not None and now > n_edges:  # chosen for a larger model
         del st.session_state[keys.COMPARED_SIZE]
         now = None
-    options = sorted({*sizes(n_edges), *(n for n in (asked, now) if n)})
+    first = default_size(runs[0])
+    options = sorted({*sizes(n_edges), first, *(n for n in (asked, now) if n)})
     return int(
         st.select_slider(
-            "Circuits of n strongest edges", options, value=default_size(runs[0]), key=keys.COMPARED_SIZE,
+            "Circuits of n strongest edges", options, value=first, key=keys.COMPARED_SIZE,
             bind="query-params", persist_state="session",
             help="How many of each run's strongest edges are taken for its circuit.",
         )

@@ -23,6 +23,7 @@ from typing import Any
 
 import networkx as nx
 
+from circuit.edges.choose import SelectionRule
 from circuit.edges.method import Method
 from circuit.edges.ranking import Importance, edge_table
 from circuit.runs.config import RunConfig
@@ -95,7 +96,13 @@ def run_file(run: Run) -> bytes:
         return path.read_bytes()
 
 
-def python_snippet(run: Run, n_edges: int, importance: Importance = "absolute", drop_dead_ends: bool = True) -> str:
+def python_snippet(
+    run: Run,
+    n_edges: int,
+    importance: Importance = "absolute",
+    drop_dead_ends: bool = True,
+    rule: SelectionRule = "top",
+) -> str:
     """A script that leaves the run in `run`, the chosen edges in `edges`, and prints the circuit: these, or those of
     them that are no dead ends."""
     config = run.config
@@ -109,7 +116,7 @@ def python_snippet(run: Run, n_edges: int, importance: Importance = "absolute", 
     return f'''"""{_one_line(run.caption)}"""
 
 from circuit import (
-    AblationType, Method, PromptPair, PromptSet, RunConfig, attribute, edge_table, live_edges, top_edges,
+    AblationType, Method, PromptPair, PromptSet, RunConfig, attribute, choose_edges, edge_table, live_edges,
 )
 
 prompts = PromptSet(
@@ -120,7 +127,7 @@ prompts = PromptSet(
 )
 method = Method({", ".join(method)})
 run = attribute(RunConfig({", ".join([repr(config.model), "prompts", "method", *settings])}))
-edges = top_edges(run.scores, {n_edges}, {importance!r})
+edges = choose_edges(run.graph, run.scores, {n_edges}, {importance!r}, {rule!r})
 
 if __name__ == "__main__":
     print(run.caption)

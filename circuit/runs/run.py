@@ -36,8 +36,9 @@ from circuit.common.errors import RunFileError
 from circuit.common.files import parse_json, write_whole
 from circuit.common.text import one_line
 from circuit.common.words import MB, counted
+from circuit.edges.choose import Ranked, SelectionRule, rank_edges
 from circuit.edges.graph import EdgeGraph
-from circuit.edges.ranking import edge_ranks
+from circuit.edges.ranking import Importance, edge_ranks
 from circuit.models.tokenizer import visible
 from circuit.prompts.pairs import LONGEST_NAME
 from circuit.runs.config import RunConfig
@@ -90,6 +91,7 @@ class Run:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     held_out_rows: list[int] = field(default_factory=list)
     """Usable rows that were not scored, counted from 0."""
+    _ranked: dict[tuple[Importance, SelectionRule], Ranked] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def caption(self) -> str:
@@ -105,6 +107,13 @@ class Run:
         if self.config.keep_positions:
             parts.append("token positions apart")
         return one_line("; ".join([*parts, "score > 0: ablating the edge hurts"]))
+
+    def ranked(self, importance: Importance = "absolute", rule: SelectionRule = "top") -> Ranked:
+        """The edges in the order in which circuits take them (`circuit.edges.choose`), and the circuits' sizes: sorted
+        once, however often it is looked at."""
+        if (importance, rule) not in self._ranked:
+            self._ranked[importance, rule] = rank_edges(self.graph, self.scores, importance, rule)
+        return self._ranked[importance, rule]
 
     @cached_property
     def ranks(self) -> Int[np.ndarray, " n_edges"]:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from circuit.edges.choose import choose_edges
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
 from circuit.edges.ranking import edges_for_share, top_edges
@@ -1316,7 +1317,7 @@ def test_the_circuits_size_stands_in_its_address(stored: Run) -> None:
 
 
 def test_a_circuit_can_be_chosen_by_score_and_by_share(stored: Run) -> None:
-    visitor = Visitor(CIRCUIT, run=stored.id)
+    visitor = Visitor(CIRCUIT, run=stored.id, by="|score|", edges_are="one by one")
     visitor.choose(rule="Score at least", threshold=0.05)
     n = int((np.abs(stored.scores) >= 0.05).sum())
     assert f"of {n} edges chosen by absolute score" in visitor.picture()
@@ -1346,7 +1347,7 @@ def test_dead_ends_are_dropped_and_counted_unless_they_are_wanted(stored: Run) -
     visitor = Visitor(CIRCUIT, run=stored.id, edges=str(n))
     assert f"{n - live[n]} of the {n} edges are dead ends" in visitor.words()
     assert visitor.picture().count('class="edge"') == live[n]
-    visitor.choose(dead_ends=False)
+    visitor.choose(edges_are="one by one, dead ends too")
     assert visitor.picture().count('class="edge"') == n
     assert "drawn too" in visitor.words()
     n = next(n for n in live if n - live[n] == 1)
@@ -1382,8 +1383,41 @@ def test_every_export_is_offered(stored: Run) -> None:
         assert kind in labels
 
 
-def test_a_circuit_without_a_path_says_so(stored: Run) -> None:
+def test_a_page_opened_afresh_shows_a_connected_circuit_of_edges_that_help(stored: Run) -> None:
     visitor = Visitor(CIRCUIT, run=stored.id)
+    n = int(str(visitor.at.select_slider[0].value))
+    edges = choose_edges(stored.graph, stored.scores, n, "signed", "connected")
+    assert n == len(edges) == len(live_edges(stored.graph, edges)) > 5
+    assert f"{n} of {n} edges chosen by signed score, connected" in visitor.picture()
+    visitor.choose(edges_are="by paths")
+    assert "edges chosen by signed score, path by path" in visitor.picture()
+
+
+@pytest.mark.parametrize("dead_ends", [None, "false"])
+def test_a_link_from_before_edges_could_be_connected_shows_what_it_showed(stored: Run, dead_ends: str | None) -> None:
+    old = {"run": stored.id, "edges": "30"} | ({} if dead_ends is None else {"dead_ends": dead_ends})
+    visitor = Visitor(CIRCUIT, **old)
+    edges = top_edges(stored.scores, 30)
+    drawn = edges if dead_ends else live_edges(stored.graph, edges)
+    assert visitor.picture().count('class="edge"') == len(drawn)
+    assert "of 30 edges chosen by absolute score" in visitor.picture()
+
+
+def test_the_smallest_circuit_that_keeps_a_share_is_a_click_away(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id)
+    visitor.at.button("keeps-0.8").click()
+    visitor.run()
+    visitor.wait(lambda: not visitor.at.button("keeps-0.8").disabled and "keeps" not in str(visitor.query()))
+    n = int(str(visitor.at.select_slider[0].value))
+    rows = tuple(halved.held_out_rows)
+    request = MeasureRequest(
+        halved.config, halved.scores, (n,), importance="signed", rule="connected", drop_dead_ends=True, rows=rows
+    )
+    assert measure(request).faithfulness[0] >= 0.8
+
+
+def test_a_circuit_without_a_path_says_so(stored: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=stored.id, by="|score|", edges_are="one by one")
     scores = np.zeros(stored.graph.n_edges, np.float32)
     scores[0] = 1  # one edge into the first head's query leads nowhere
     lonely = Run(stored.config, stored.graph, scores, stored.baseline, stored.used_rows)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from circuit.edges.subgraph import circuit_graph, live_edges
+from circuit.edges.subgraph import circuit_graph
 from circuit.jobs.attribute import attribute
 from circuit.jobs.measure import MeasureRequest, measure
 from circuit.plots.landing import DESCRIBED, PICTURES
@@ -38,10 +38,11 @@ def test_the_picture_and_its_words_are_what_the_example_finds() -> None:
     example = EXAMPLES["teaching-ioi"]
     assert example.size is not None
     run = attribute(example.config)
-    live = live_edges(run.graph, run.order[: example.size])
+    live = run.ranked("signed", "connected").first(example.size)
     drawn = circuit_graph(run.graph, live, run.scores)
     kinds = Counter(kind for _, kind in drawn.nodes(data="kind"))
-    request = MeasureRequest(run.config, run.scores, (example.size,), drop_dead_ends=True, rows=tuple(run.used_rows))
+    rows = tuple(run.used_rows)
+    request = MeasureRequest(run.config, run.scores, (example.size,), importance="signed", rule="connected", rows=rows)
     (kept,) = measure(request).faithfulness
     assert len(live) == example.size  # or the picture would show fewer than it says
     assert DESCRIBED.endswith(

@@ -61,7 +61,9 @@ FILTERS = ("inputs", "from_layers", "to_layers", "from", "to", "sign", "min")
 INPUTS, FROM_LAYERS, TO_LAYERS, FROM, TO, SIGN, LEAST = FILTERS
 POSITION, ROWS = "position", "rows"
 SIZE_RULE, SIZE, EXACT_SIZE, THRESHOLD, SHARE = "rule", "edges", "exact", "threshold", "share"
-SIZE_WANTED, DEFAULT_SIZES = "choose_size", "default_sizes"
+RANKED_BY, HANGING = "by", "edges_are"
+"""By which score edges are ranked, and how they are taken."""
+SIZE_WANTED = "choose_size"
 ATTENTION_ROW, MEASURED_ON, FADE = "attention_row", "measured_on", "fade"
 OF_ONE_RUN = (
     *FILTERS,

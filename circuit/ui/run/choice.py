@@ -2,6 +2,7 @@
 
 Choice     the circuit: its edges, and how they were chosen
 choose     draw the controls, read them
+AFRESH     what a page that is opened afresh begins with
 show_size  show the circuit of another size, from elsewhere on the page
 reference  the circuit whose layers get room in the layout
 """
@@ -16,6 +17,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from circuit.edges.choose import SelectionRule
 from circuit.edges.ranking import IMPORTANCE_WORDS, Importance, edges_above, edges_for_share
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.layout import next_step
@@ -23,6 +25,20 @@ from circuit.runs.run import Run
 from circuit.ui.frame import address, explain, keys
 
 RULES = ("Number of edges", "Score at least", "Share of total")
+HANGING: dict[str, tuple[SelectionRule, bool]] = {
+    "one by one": ("top", True),
+    "one by one, dead ends too": ("top", False),
+    "connected": ("connected", True),
+    "by paths": ("paths", True),
+}
+"""How edges are taken: by which rule, and whether those on no path are dropped. The first is what links of before this
+choice show; a page that is opened afresh begins with `AFRESH`."""
+AFRESH = {keys.RANKED_BY: "score, signed", keys.HANGING: "connected"}
+SELECTION_WORDS: dict[SelectionRule, str] = {
+    "top": "one by one",
+    "connected": "so that each lies on a path of chosen edges",
+    "paths": "a whole path at a time",
+}
 IMPORTANCE: dict[str, Importance] = {"|score|": "absolute", "score > 0 only": "positive", "score, signed": "signed"}
 
 
@@ -33,6 +49,7 @@ class Choice:
     edges: np.ndarray
     importance: Importance
     drop_dead_ends: bool
+    rule: SelectionRule = "top"
 
     @property
     def n(self) -> int:
@@ -40,10 +57,14 @@ class Choice:
 
     @property
     def words(self) -> str:
-        return f"{self.n:,} edges chosen by {IMPORTANCE_WORDS[self.importance]}, {dead_end_words(self.drop_dead_ends)}"
+        how = hanging_words(self.rule, self.drop_dead_ends)
+        return f"{self.n:,} edges chosen by {IMPORTANCE_WORDS[self.importance]}, {how}"
 
 
-def dead_end_words(dropped: bool) -> str:
+def hanging_words(rule: SelectionRule, dropped: bool) -> str:
+    """How the edges of a circuit hang together, after "edges chosen by ... score,"."""
+    if rule != "top":
+        return "connected" if rule == "connected" else "path by path"
     return "without dead ends" if dropped else "dead ends included"
 
 
@@ -54,63 +75,79 @@ def sizes(n_edges: int) -> list[int]:
 
 
 def default_size(run: Run) -> int:
-    """The first size at which there is something to see: most edges lie on a path from input to output."""
-    known: dict[str, int] = st.session_state.setdefault(keys.DEFAULT_SIZES, {})
-    if run.id not in known:
-        options = sizes(run.graph.n_edges)
-        smallest = min(50, run.graph.n_edges // 10)
-        strongest = run.order[:5000]
-        fits = (n for n in options if n >= smallest and len(live_edges(run.graph, strongest[:n])) >= 0.7 * n)
-        known[run.id] = next((n for n in fits if n <= len(strongest)), options[-1])
-    return known[run.id]
+    """The first size of a connected circuit that is neither too small to say much nor too large to read."""
+    sizes_there = run.ranked("signed", "connected").sizes
+    wanted = min(50, max(run.graph.n_edges // 10, 5))
+    within = int(sizes_there[np.searchsorted(sizes_there, wanted, side="right") - 1])
+    return within or int(sizes_there[min(1, len(sizes_there) - 1)]) or 1
 
 
-def strongest_first(run: Run, importance: Importance) -> np.ndarray:
-    """What `top_edges` chooses from, as the run has sorted it once."""
-    if importance == "signed":
-        return np.argsort(-run.scores, kind="stable")
-    return run.order if importance == "absolute" else run.order[run.scores[run.order] > 0]
+def default_choice() -> tuple[Importance, SelectionRule]:
+    """What a page that is opened afresh ranks edges by, and how it takes them."""
+    return IMPORTANCE[AFRESH[keys.RANKED_BY]], HANGING[AFRESH[keys.HANGING]][0]
+
+
+def begin_afresh() -> None:
+    """Let a page whose address says nothing of a circuit begin with what does most with few edges."""
+    said = {keys.SIZE_RULE, keys.SIZE, keys.THRESHOLD, keys.SHARE, keys.RANKED_BY, keys.HANGING, "dead_ends"}
+    if st.query_params.pop("dead_ends", None) == "false":  # of links from before edges could be connected
+        st.session_state[keys.HANGING] = "one by one, dead ends too"
+    if said.isdisjoint(st.query_params) and said.isdisjoint(map(str, st.session_state)):
+        st.session_state.update(AFRESH)
 
 
 def choose(run: Run) -> Choice:
     """The controls in one row."""
+    begin_afresh()
     take_size(run)
-    rule_at, first, second, by_at, dead_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
+    rule_at, first, second, by_at, hanging_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
     address.chosen(keys.SIZE_RULE, RULES)
     rule = rule_at.selectbox(
         "Choose by", RULES, key=keys.SIZE_RULE, bind="query-params", persist_state="session",
         help="How the size of the circuit is given: as a number of edges, by the smallest score kept, or by the share "
         "of all scores that the kept edges hold.",
     )  # fmt: skip
-    address.chosen("by", IMPORTANCE)
+    address.chosen(keys.RANKED_BY, IMPORTANCE)
     by = by_at.selectbox(
-        "Ranked by", list(IMPORTANCE), key="by", bind="query-params", persist_state="session",
+        "Ranked by", list(IMPORTANCE), key=keys.RANKED_BY, bind="query-params", persist_state="session",
         help="|score| takes edges that help and edges that hinder, the strongest first. score > 0 takes only those "
         "whose ablation hurts the task. Signed goes on from these into the negative ones, the strongest last.",
     )  # fmt: skip
-    drop = dead_at.toggle(
-        "Drop dead ends", True, key="dead_ends", bind="query-params", persist_state="session",
-        help="Leaves out edges that no path connects from the embedding to the final residual. Under resample ablation "
-        "that changes nothing in what the circuit does; under zero and mean ablation it can. "
+    address.chosen(keys.HANGING, HANGING)
+    hanging = hanging_at.selectbox(
+        "Edges are taken", list(HANGING), key=keys.HANGING, bind="query-params", persist_state="session",
+        help="Connected: a threshold is lowered, and of the edges above it those are kept that lie on a path of kept "
+        "edges from Resid Start to Resid End. By paths: whole paths, those first whose edges hold the largest shares. "
+        "One by one: the strongest, whether or not they hang together; those on no path are left out, or kept too. "
         f"{explain.more('dead-end')}",
     )  # fmt: skip
     importance = IMPORTANCE[by]
+    selection, drop = HANGING[hanging]
+    ranked = run.ranked(importance, selection)
     if rule == "Number of edges":
-        edges = strongest_first(run, importance)[: by_number(run, first, second)]
+        wanted = by_number(run, first, second)
     elif rule == "Score at least":
-        edges = edges_above(run.scores, by_threshold(run, first), importance)
+        wanted = len(edges_above(run.scores, by_threshold(run, first), importance))
     else:
         percent = first.slider(
             "Percent of the total", 0.0, 100.0, 50.0, 0.5, key=keys.SHARE, bind="query-params", persist_state="session",
             help="Keeps the fewest edges whose scores add up to this share of the total: of all scores' absolute sum "
             "by |score|, and of the positive scores' sum by the two others.",
         )  # fmt: skip
-        edges = edges_for_share(run.scores, percent / 100, importance)
+        wanted = len(edges_for_share(run.scores, percent / 100, importance))
+    edges = ranked.first(wanted)
     if rule != "Number of edges":
         second.markdown(f"**{len(edges):,}** edges")
-    elif len(edges) < st.session_state[keys.SIZE]:
-        st.caption(f"Only {len(edges):,} edges have a positive score: the circuit is all of these.")
-    return Choice(edges, importance, bool(drop))
+    if len(edges) < wanted:
+        st.caption(_fewer(run, len(edges), wanted, selection))
+    return Choice(edges, importance, drop, selection)
+
+
+def _fewer(run: Run, n: int, wanted: int, selection: SelectionRule) -> str:
+    """Why the circuit has fewer edges than were asked for."""
+    if selection == "top":
+        return f"Only {n:,} edges have a positive score: the circuit is all of these."
+    return f"{n:,} of the {wanted:,} edges: the next path would need more, and half a path does nothing."
 
 
 def show_size(run: Run, n: int) -> None:
@@ -130,9 +167,10 @@ def by_number(run: Run, slider_at: DeltaGenerator, exact_at: DeltaGenerator) -> 
     n_edges = run.graph.n_edges
     asked = address.numbered(keys.SIZE, 1, n_edges)
     # The slider offers round sizes, and whatever exact number was asked for.
-    options = sorted({*sizes(n_edges), *([asked] if asked else []), *exact_size(run)})
+    first = default_size(run)
+    options = sorted({*sizes(n_edges), first, *([asked] if asked else []), *exact_size(run)})
     n = slider_at.select_slider(
-        "Edges kept", options, value=default_size(run), key=keys.SIZE,
+        "Edges kept", options, value=first, key=keys.SIZE,
         bind="query-params", persist_state="session",
         help="The size of the circuit. Fewer edges are easier to understand, more do the task better: look for the "
         "fewest that are still faithful.",
@@ -173,7 +211,7 @@ def reference(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     step = next_step(choice.n, apart=run.graph.seq_len is not None)
     if step is None:
         return None
-    edges = strongest_first(run, choice.importance)[:step]
+    edges = run.ranked(choice.importance, choice.rule).first(step)
     if choice.drop_dead_ends:
         edges = live_edges(run.graph, edges)
     return circuit_graph(run.graph, edges, run.scores, ranks=run.ranks)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from circuit.common.interval import FEWEST
+from circuit.edges.choose import SelectionRule
 from circuit.edges.method import AblationType
 from circuit.edges.ranking import IMPORTANCE_WORDS, Importance
 from circuit.edges.subgraph import connecting_size, live_edges
@@ -27,10 +29,12 @@ from circuit.runs.faithfulness import Curve, Measured, curve_sizes
 from circuit.runs.run import Run
 from circuit.runs.verdict import judge
 from circuit.ui.frame import address, click, explain, job_panel, keys, page, session
-from circuit.ui.run.choice import Choice, dead_end_words, show_size, strongest_first
+from circuit.ui.run.choice import Choice, hanging_words, show_size
 
 _RANDOM_SEEDS = (0, 1, 2)
 _TARGET = 0.9
+_TARGETS = (0.5, 0.8, 0.9)
+"""Shares of the behaviour whose smallest circuit is a click away."""
 _DIRECTIONS: dict[str, Direction] = {"Is it enough?": "keep", "Is it needed?": "remove"}
 
 
@@ -44,10 +48,18 @@ class Setting:
     ablation: AblationType
     direction: Direction = "keep"
     shuffled: int | None = None
+    rule: SelectionRule = "top"
 
     @property
     def key(self) -> str:
-        return "/".join(map(str, astuple(self)))
+        """What is kept with a run under this setting; of edges one by one as before there were other rules."""
+        *others, rule = astuple(self)
+        return "/".join(map(str, others if rule == "top" else [*others, rule]))
+
+    @property
+    def order(self) -> str:
+        """What the edges of its circuits are chosen by, in words."""
+        return f"{IMPORTANCE_WORDS[self.importance]}, {hanging_words(self.rule, self.drop_dead_ends)}"
 
     def asking(self, direction: Direction) -> Setting:
         """The same for the other question. Whatever is removed is removed whole, dead ends too."""
@@ -65,6 +77,7 @@ class Setting:
             self.ablation,
             tuple(rows),
             self.shuffled,
+            rule=self.rule,
         )
 
     def pairs(self, run: Run) -> str:
@@ -102,6 +115,28 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
         _report(run, circuit, setting, curve)
 
 
+def keeping(run: Run, setting: Setting) -> None:
+    """The smallest circuits that keep some shares of the behaviour, each at a click."""
+    st.caption("Show the smallest circuit that keeps")
+    for at, target in zip(st.columns(len(_TARGETS)), _TARGETS, strict=True):
+        slot = f"keeps{target:.0%}-{run.id}-{setting.key}"
+        request = setting.request(run, *curve_sizes(run.graph.n_edges))
+        if click.button(
+            f"{target:.0%}", key=f"keeps-{target}", at=at, width="stretch",
+            disabled=job_panel.running(slot) is not None,
+            help=f"Looks for the fewest edges that keep {target:.0%} of the difference between the whole and the "
+            f"ablated model, measured on {setting.pairs(run).partition(':')[0]}.",
+        ):  # fmt: skip
+            job_panel.start(slot, partial(find_smallest, target=target), request, title=f"Looking for {target:.0%}")
+            st.rerun()
+        if (found := job_panel.follow(slot)) is not None:
+            session.keep_curve(run, setting.key, found)
+            if (n := found.smallest(target, request.most(run.graph))) is not None:
+                show_size(run, n)
+                st.rerun()
+            st.info(f"No circuit by {setting.order} keeps {target:.0%}: rank or take the edges otherwise.")
+
+
 def _no_circuit(run: Run, choice: Choice) -> None:
     """All edges are dead ends: there is nothing to measure, and a larger circuit to look at."""
     which = "no edge is" if not choice.n else "its one edge is" if choice.n == 1 else f"all {choice.n:,} edges are"
@@ -109,8 +144,7 @@ def _no_circuit(run: Run, choice: Choice) -> None:
         f"**Not a circuit**: {which} on no path from Resid Start to Resid End, so nothing of the prompt can reach the "
         f"answer, and there is nothing to measure. {explain.more('dead-end')}"
     )
-    order = strongest_first(run, choice.importance)
-    if (smallest := connecting_size(run.graph, order)) is None:
+    if (smallest := _connects(run, choice.importance, choice.rule)) is None:
         st.caption(f"No circuit by {IMPORTANCE_WORDS[choice.importance]} connects: rank the edges otherwise.")
     else:
         st.button(
@@ -118,6 +152,14 @@ def _no_circuit(run: Run, choice: Choice) -> None:
             on_click=show_size, args=(run, smallest),
             help="The fewest edges, strongest first, that hold a path from Resid Start to Resid End.",
         )  # fmt: skip
+
+
+def _connects(run: Run, importance: Importance, rule: SelectionRule) -> int | None:
+    """The smallest size whose circuit holds a path; None where none does."""
+    ranked = run.ranked(importance, rule)
+    if rule == "top":
+        return connecting_size(run.graph, ranked.edges)
+    return int(ranked.sizes[1]) if len(ranked.sizes) > 1 else None
 
 
 def ask(run: Run, choice: Choice) -> Setting:
@@ -130,7 +172,9 @@ def ask(run: Run, choice: Choice) -> Setting:
             bind="query-params", persist_state="session",
             help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
         ) == "held out"  # fmt: skip
-    return Setting(held_out, choice.importance, choice.drop_dead_ends, run.config.method.ablation_type)
+    return Setting(
+        held_out, choice.importance, choice.drop_dead_ends, run.config.method.ablation_type, rule=choice.rule
+    )
 
 
 def _report(run: Run, circuit: Measured, setting: Setting, curve: Curve) -> None:
@@ -204,8 +248,9 @@ def verdict(circuit: Measured, curve: Curve, share: float, setting: Setting, int
     if found.answer == "No task":
         return f"**{found.answer}**: {found.why}. {_ADVICE['No task']}"
     kept = (
-        f"**{found.answer}**: the {n:,} {_STRONGEST[setting.importance]}, {dead_end_words(setting.drop_dead_ends)}, "
-        f"keep {share:.0%} of the difference between the whole and the ablated model"
+        f"**{found.answer}**: the {n:,} {_STRONGEST[setting.importance]}, "
+        f"{hanging_words(setting.rule, setting.drop_dead_ends)}, keep {share:.0%} of the difference between the whole "
+        "and the ablated model"
     )
     if found.answer == "Off":
         return f"{kept}. {found.why[0].upper()}{found.why[1:]}. {_ADVICE['Off']}"
@@ -221,7 +266,7 @@ def verdict(circuit: Measured, curve: Curve, share: float, setting: Setting, int
 def verdict_line(run: Run, curve: Curve, n: int, setting: Setting) -> str:
     """The verdict on the circuit of the measured size next to `n`, which it names."""
     circuit = min((point for point in curve.points if point.n_edges), key=lambda point: abs(np.log(point.n_edges / n)))
-    if not len(live_edges(run.graph, strongest_first(run, setting.importance)[: circuit.n_edges])):
+    if not len(live_edges(run.graph, run.ranked(setting.importance, setting.rule).first(circuit.n_edges))):
         return (
             f"**No path**: the {circuit.n_edges:,} {_STRONGEST[setting.importance]} are all dead ends, so no circuit."
         )
@@ -312,9 +357,8 @@ def _other_ablation(run: Run, at: DeltaGenerator) -> AblationType:
 
 
 def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: list[Curve]) -> None:
-    words = IMPORTANCE_WORDS[setting.importance]
     caption = (
-        f"Edges by {words}, {dead_end_words(setting.drop_dead_ends)}; measured with {_ablation(setting.ablation)} on "
+        f"Edges by {setting.order}; measured with {_ablation(setting.ablation)} on "
         f"{setting.pairs(run).partition(':')[0]}; scores: {run.caption}"
     )
     figure = faithfulness_curve(
@@ -331,14 +375,14 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
         show_size(run, int(n))
         st.rerun()
     said = "**Click** a point to see the circuit of that size above."
-    connects = connecting_size(run.graph, strongest_first(run, setting.importance))
+    connects = _connects(run, setting.importance, setting.rule)
     if setting.direction == "keep" and connects is not None and connects > min(size for size in main.sizes if size):
         said += f" Circuits of fewer than {connects:,} edges are all dead ends, and no circuits."
     st.caption(said)
 
 
 def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> None:
-    words, most = IMPORTANCE_WORDS[setting.importance], setting.request(run).most(run.graph)
+    words, most = setting.order, setting.request(run).most(run.graph)
     cells = st.columns(4)
     for cell, name, of, area in (
         (cells[0], "CPR", main.cpr, "Area under faithfulness over the share of edges: larger is better"),
