@@ -18,6 +18,7 @@ from circuit.models.load import ModelCard
 from circuit.prompts.files import FORMATS, write
 from circuit.prompts.pairs import check_size
 from circuit.ui.frame import click, job_panel, keys, markdown, navigation, page, session
+from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import report as prompt_report
 from circuit.ui.prompts import sources as prompt_sources
 from circuit.ui.prompts import tokens
@@ -191,10 +192,9 @@ with settings[2]:
     st.selectbox(
         "BOS token before each prompt",
         session.BOS_CHOICES,
-        key=keys.BOS,
-        persist_state="session",
         help="Some models were trained with a beginning-of-sequence token before every text, others never saw one. "
         "Leave it to the tokenizer unless you compare with a result that did otherwise.",
+        **kept(keys.BOS),
     )
 request = CheckRequest(
     session.model_key(),

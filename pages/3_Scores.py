@@ -17,6 +17,7 @@ from circuit.plots.matrix import position_heatmap, score_matrix
 from circuit.plots.numbers import Reduce
 from circuit.runs.run import Run
 from circuit.ui.frame import address, keys, markdown, navigation, page, session, share
+from circuit.ui.frame.widgets import in_address
 from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.run.filters import edge_filter
 
@@ -55,13 +56,22 @@ def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) ->
         event = st.session_state.get(f"overview-{run.id}")
         marked = picked_block(run.graph, event["selection"]["points"]) if event else None
         figure = layer_heatmap(
-            run.graph, run.scores, reduce, caption=caption, position=position, kept=kept, width=LEFT,
+            run.graph,
+            run.scores,
+            reduce,
+            caption=caption,
+            position=position,
+            kept=kept,
+            width=LEFT,
             chosen=None if block == marked else block,
-        )  # fmt: skip
+        )
         st.plotly_chart(
-            figure, key=f"overview-{run.id}", on_select="rerun", selection_mode="points",
+            figure,
+            key=f"overview-{run.id}",
+            on_select="rerun",
+            selection_mode="points",
             alt=f"Heatmap of the scores, layer by layer. {TABLE} {caption}",
-        )  # fmt: skip
+        )
     with detail:
         if block is None:
             st.info("**Click a cell** of the map to see its edges here, one by one.", icon=":material/ads_click:")
@@ -75,13 +85,25 @@ def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) ->
             )
             st.markdown(f"**{source} → {destination}** · {how}")
             figure = block_heatmap(
-                run.graph, run.scores, destination, source, caption=caption, reduce="signed_sum", position=position,
-                kept=kept, chosen=edge, dark=page.is_dark(), width=RIGHT,
-            )  # fmt: skip
+                run.graph,
+                run.scores,
+                destination,
+                source,
+                caption=caption,
+                reduce="signed_sum",
+                position=position,
+                kept=kept,
+                chosen=edge,
+                dark=page.is_dark(),
+                width=RIGHT,
+            )
             st.plotly_chart(
-                figure, key=block_key(run, block), on_select="rerun", selection_mode="points",
+                figure,
+                key=block_key(run, block),
+                on_select="rerun",
+                selection_mode="points",
                 alt=f"Heatmap of the edges from {source} to {destination}. {TABLE}",
-            )  # fmt: skip
+            )
         selected(run, edge)
 
 
@@ -156,20 +178,32 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
         )
         label = f"Measure {len(missing)} edges"
         st.button(
-            label, type="primary", disabled=measuring(run), on_click=measure, args=(run, missing),
+            label,
+            type="primary",
+            disabled=measuring(run),
+            on_click=measure,
+            args=(run, missing),
             help="Runs the model once for each edge, with that edge ablated: seconds for small models.",
-        )  # fmt: skip
+        )
     there = {edge: effects[edge] for edge in strongest if edge in effects}
     if there:
         st.markdown(f"Of the edges measured, {trust(run.scores, there)}")
         figure = effect_scatter(
-            run.graph, run.scores, there, caption=caption, score_is=run.config.method.score, dark=page.is_dark(),
+            run.graph,
+            run.scores,
+            there,
+            caption=caption,
+            score_is=run.config.method.score,
+            dark=page.is_dark(),
             width=WIDE,
-        )  # fmt: skip
+        )
         st.plotly_chart(
-            figure, key=f"effects-chart-{run.id}", on_select="rerun", selection_mode="points",
+            figure,
+            key=f"effects-chart-{run.id}",
+            on_select="rerun",
+            selection_mode="points",
             alt=f"Measured effect against score of {len(there)} edges; {trust(run.scores, there)} {caption}",
-        )  # fmt: skip
+        )
 
 
 def table(run: Run, shown: np.ndarray, words: str) -> None:
@@ -193,17 +227,23 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
     )
     number, csv, parquet, _ = st.columns([1, 1, 1, 2.2], vertical_alignment="bottom")
     number.selectbox(
-        "Rows shown", [100, 300, 1000], key=keys.ROWS, bind="query-params", persist_state="session",
+        "Rows shown",
+        [100, 300, 1000],
         help="How many of the strongest edges the table shows. The files hold all of them.",
-    )  # fmt: skip
+        **in_address(keys.ROWS),
+    )
     name = f"edges-{run.id[:8]}"
     for column, kind, mime in ((csv, "csv", "text/csv"), (parquet, "parquet", "application/vnd.apache.parquet")):
         column.download_button(
             f"All {len(shown):,} as {kind.upper() if kind == 'csv' else 'Parquet'}",
             partial(as_file, run, shown, kind),
-            f"{name}.{kind}", mime, on_click="ignore", width="stretch", icon=":material/download:",
+            f"{name}.{kind}",
+            mime,
+            on_click="ignore",
+            width="stretch",
+            icon=":material/download:",
             help="All edges that the filter lets through, with scores and ranks, for a spreadsheet or pandas.",
-        )  # fmt: skip
+        )
     st.caption(
         "Click the box at the left of a row to read about its edge; the magnifying glass above the table searches it. "
         f"Shares are of the total absolute score of all {run.graph.n_edges:,} edges. "
@@ -224,30 +264,36 @@ def as_file(run: Run, shown: np.ndarray, kind: str) -> bytes:
 views = {key: label for key, label in VIEWS.items() if key != "positions" or run.graph.seq_len is not None}
 controls = st.container(horizontal=True, vertical_alignment="bottom")
 with controls:
-    address.chosen("view", views.values())
     view = st.segmented_control(
-        "View", list(views.values()), default=views["layers"], required=True, key="view",
-        bind="query-params", persist_state="session",
+        "View",
+        list(views.values()),
+        default=views["layers"],
+        required=True,
         help="Layer by layer to find where the strong edges are; every edge for the whole picture; fall-off for how "
         "fast scores shrink; score and effect for how far to trust them.",
-    )  # fmt: skip
+        **in_address("view", views.values()),
+    )
     position: int | None = None
     if run.graph.seq_len is not None:
         words_of = ["All positions", *(f"{i} {token}" for i, token in enumerate(run.tokens))]
-        address.chosen(keys.POSITION, words_of)
         choice = st.selectbox(
-            "Token position", words_of, key=keys.POSITION, bind="query-params", persist_state="session", width=190,
+            "Token position",
+            words_of,
+            width=190,
             help="Shows the edges at this token only; all positions are added up otherwise.",
-        )  # fmt: skip
+            **in_address(keys.POSITION, words_of),
+        )
         position = None if choice == words_of[0] else words_of.index(choice) - 1
     reduce: Reduce = "abs_sum"
     if view in (VIEWS["layers"], VIEWS["positions"]):
-        address.chosen("cell", REDUCE.values())
         label = st.selectbox(
-            "A cell shows", list(REDUCE.values()), key="cell", bind="query-params", persist_state="session", width=180,
+            "A cell shows",
+            list(REDUCE.values()),
+            width=180,
             help="What a cell of the map shows of its edges: how strong they are together, the strongest alone, or "
             "their sum with signs, in which helping and hindering edges cancel out.",
-        )  # fmt: skip
+            **in_address("cell", REDUCE.values()),
+        )
         reduce = next(key for key, words in REDUCE.items() if words == label)
     with st.popover(
         "Filter",

@@ -123,30 +123,48 @@ def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption:
     snippet = export.python_snippet(run, choice.n, choice.importance, choice.drop_dead_ends, choice.rule)
     files: dict[str, tuple[Callable[[], str | bytes], str, str, str]] = {
         "Picture, SVG": (
-            lambda: svg.encode(), f"{name}.svg", "image/svg+xml", "For papers and slides; sharp at any size.",
+            lambda: svg.encode(),
+            f"{name}.svg",
+            "image/svg+xml",
+            "For papers and slides; sharp at any size.",
         ),
         "Graph, GraphML": (
-            lambda: export.graphml(drawn, caption), f"{name}.graphml", "application/xml",
+            lambda: export.graphml(drawn, caption),
+            f"{name}.graphml",
+            "application/xml",
             "The edges shown, for Gephi, Cytoscape or networkx.",
         ),
         "Graph, node-link JSON": (
-            lambda: export.node_link_json(drawn, caption), f"{name}.json", "application/json",
+            lambda: export.node_link_json(drawn, caption),
+            f"{name}.json",
+            "application/json",
             "The edges shown, for D3 or networkx.",
         ),
         "Graph, DOT": (
-            lambda: export.dot(drawn, caption), f"{name}.dot", "text/vnd.graphviz", "The edges shown, for Graphviz.",
+            lambda: export.dot(drawn, caption),
+            f"{name}.dot",
+            "text/vnd.graphviz",
+            "The edges shown, for Graphviz.",
         ),
         "All scores, safetensors": (
-            lambda: export.run_file(run), f"{run.id[:8]}.safetensors", "application/octet-stream",
+            lambda: export.run_file(run),
+            f"{run.id[:8]}.safetensors",
+            "application/octet-stream",
             "The whole run, with its prompts and options, under AutoCircuit's names.",
         ),
         "All scores, CSV": (
-            lambda: export.scores_csv(run), f"{run.id[:8]}.csv", "text/csv", "Every edge with its score, a line each.",
+            lambda: export.scores_csv(run),
+            f"{run.id[:8]}.csv",
+            "text/csv",
+            "Every edge with its score, a line each.",
         ),
         "Python that computes this again": (
-            lambda: snippet, f"{name}.py", "text/x-python", "A script with these prompts and options, for a notebook.",
+            lambda: snippet,
+            f"{name}.py",
+            "text/x-python",
+            "A script with these prompts and options, for a notebook.",
         ),
-    }  # fmt: skip
+    }
     words = "The circuit or all scores as a file."
     with st.popover("Export", key="open-export", icon=":material/download:", help=words):
         for label, (data, file, mime, about) in files.items():
@@ -173,9 +191,12 @@ def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
         else:
             address.left_out("look")
         st.button(
-            "Close", key="close", type="tertiary", on_click=lambda: address.put("look", None),
+            "Close",
+            key="close",
+            type="tertiary",
+            on_click=lambda: address.put("look", None),
             help="Ends looking at this part; a click beside all parts of the picture does so, too.",
-        )  # fmt: skip
+        )
 
 
 if not run.scores.any():

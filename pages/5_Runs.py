@@ -77,22 +77,30 @@ def one(entry: RunEntry) -> None:
         ):
             navigation.go(navigation.SCORES if session.open_run(entry.id) else navigation.RUNS)
         if click.button(
-            "Use its settings", key="use-settings", icon=":material/replay:",
+            "Use its settings",
+            key="use-settings",
+            icon=":material/replay:",
             help="Fills 1 · Prompts and 2 · Attribute.",
-        ):  # fmt: skip
+        ):
             use_settings(entry)
         with st.popover("Name and note", key="open-label", icon=":material/edit:"):
             rename(entry)
         st.download_button(
-            "Download", partial(content, entry), f"{entry.id[:8]}.safetensors", "application/octet-stream",
-            on_click="ignore", icon=":material/download:",
+            "Download",
+            partial(content, entry),
+            f"{entry.id[:8]}.safetensors",
+            "application/octet-stream",
+            on_click="ignore",
+            icon=":material/download:",
             help="One safetensors file with scores, settings and origin; any safetensors reader opens it.",
-        )  # fmt: skip
+        )
         delete([entry])
-    st.caption(markdown.plain(
-        f"{entry.name}: {entry.method}; {entry.prompts}, {entry.n_pairs:,} pairs; {entry.model}, "
-        f"{entry.n_edges:,} edges. {entry.note}"
-    ))  # fmt: skip
+    st.caption(
+        markdown.plain(
+            f"{entry.name}: {entry.method}; {entry.prompts}, {entry.n_pairs:,} pairs; {entry.model}, "
+            f"{entry.n_edges:,} edges. {entry.note}"
+        )
+    )
     with st.expander("Where it comes from"):
         provenance(entry)
 
@@ -101,9 +109,12 @@ def several(entries: list[RunEntry]) -> None:
     """What can be done with several."""
     with st.container(horizontal=True):
         if click.button(
-            f"Compare {len(entries)} runs", key="compare", type="primary", icon=":material/compare_arrows:",
+            f"Compare {len(entries)} runs",
+            key="compare",
+            type="primary",
+            icon=":material/compare_arrows:",
             help="Side by side on 6 · Compare.",
-        ):  # fmt: skip
+        ):
             st.switch_page(navigation.COMPARE, query_params={"runs": ",".join(entry.id for entry in entries)})
         delete(entries)
 
@@ -151,9 +162,14 @@ def confirm(entries: list[RunEntry]) -> None:
     st.caption("With what was measured of it. Links to it will not work any more; nothing brings it back.")
     yes, no, _ = st.columns([1, 1, 2])
     if yes.button(
-        "Delete", type="primary", key="delete-yes", width="stretch", on_click=delete_now, args=(entries,),
+        "Delete",
+        type="primary",
+        key="delete-yes",
+        width="stretch",
+        on_click=delete_now,
+        args=(entries,),
         help="For good.",
-    ):  # fmt: skip
+    ):
         st.rerun()
     if click.button("Keep", key="delete-no", at=no, width="stretch", help="Leaves everything as it is."):
         st.rerun()
@@ -191,10 +207,12 @@ def take_in() -> None:
     largest = int(settings().largest_upload * MB)
     with st.expander("Take in a run that was made elsewhere", icon=":material/upload_file:"):
         file = st.file_uploader(
-            "A run's safetensors file", type=["safetensors"], key=f"run-file-{st.session_state.get(keys.TAKEN_IN, 0)}",
+            "A run's safetensors file",
+            type=["safetensors"],
+            key=f"run-file-{st.session_state.get(keys.TAKEN_IN, 0)}",
             max_upload_size=math.ceil(settings().largest_upload),
             help="It is read as data: nothing in it is run. Its scores must be finite and fit its model's edges.",
-        )  # fmt: skip
+        )
         if file is None:
             return
         try:
@@ -217,9 +235,14 @@ def not_saved(run: Run) -> None:
                 session.keep_run(run)
                 st.rerun()
             st.download_button(
-                "Download", partial(export.run_file, run), f"{run.id[:8]}.safetensors", "application/octet-stream",
-                on_click="ignore", key=f"download-{run.id}", help="One file, which this page takes in again.",
-            )  # fmt: skip
+                "Download",
+                partial(export.run_file, run),
+                f"{run.id[:8]}.safetensors",
+                "application/octet-stream",
+                on_click="ignore",
+                key=f"download-{run.id}",
+                help="One file, which this page takes in again.",
+            )
 
 
 listing = my_runs.listing()
@@ -241,9 +264,13 @@ elif not listing.problem:
     st.info("No run is kept yet: run attribution, or open the ready example.")
     left, right, _ = st.columns([1, 1, 3])
     if click.button(
-        "Set up a run", key="to-prompts", at=left, type="primary", width="stretch",
+        "Set up a run",
+        key="to-prompts",
+        at=left,
+        type="primary",
+        width="stretch",
         help="Choose a model and prompts first.",
-    ):  # fmt: skip
+    ):
         st.switch_page(navigation.PROMPTS)
     if click.button(
         "Ready example", key="to-examples", at=right, width="stretch", help="Three on the start page, each one click."

@@ -29,6 +29,7 @@ from circuit.ui.frame import (
     session,
     share,
 )
+from circuit.ui.frame.widgets import in_address, kept
 from circuit.ui.run.choice import default_size, sizes
 from circuit.ui.run.faithfulness import Setting, no_task, verdict_line
 
@@ -61,10 +62,14 @@ def choose_runs() -> list[Run]:
         }
     )
     chosen = st.multiselect(
-        "Runs", list(words), format_func=words.__getitem__, key=keys.COMPARED, max_selections=MOST,
-        persist_state="session", placeholder="Choose two or more runs",
+        "Runs",
+        list(words),
+        format_func=words.__getitem__,
+        max_selections=MOST,
+        placeholder="Choose two or more runs",
         help=f"Up to {MOST} runs of one model. Make them on 2 · Attribute or Sweep, or take one in on 5 · Runs.",
-    )  # fmt: skip
+        **kept(keys.COMPARED),
+    )
     address.put("runs", ",".join(chosen) or None)
     st.session_state[keys.COMPARED_NAMED] = list(chosen)
     return [run for run_id in chosen if (run := runs.get(run_id) or opened(run_id)) is not None]
@@ -135,13 +140,16 @@ def two_of(runs: list[Run], letters: list[str]) -> tuple[int, int]:
     if len(runs) == 2:
         return 0, 1
     pairs = {name: (one, other) for one, other, name in pairs_of(letters)}
-    address.chosen(keys.COMPARED_PAIR, pairs)
     if st.session_state.get(keys.COMPARED_PAIR, next(iter(pairs))) not in pairs:  # of a run that is no longer compared
         del st.session_state[keys.COMPARED_PAIR]
     name = st.segmented_control(
-        "In detail", list(pairs), default=next(iter(pairs)), required=True, key=keys.COMPARED_PAIR, bind="query-params",
-        persist_state="session", help="Which two runs the scatter plot and the lists of edges show.",
-    )  # fmt: skip
+        "In detail",
+        list(pairs),
+        default=next(iter(pairs)),
+        required=True,
+        help="Which two runs the scatter plot and the lists of edges show.",
+        **in_address(keys.COMPARED_PAIR, pairs),
+    )
     return pairs.get(name or "", (0, 1))
 
 
@@ -189,9 +197,13 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
         busy = any(job_panel.running(curve_of(run)[1]) is not None for run in missing.values())
         label = f"Measure {counted(len(missing), 'curve')}"
         if click.button(
-            label, type="primary", icon=":material/show_chart:", disabled=busy, key="measure-curves",
+            label,
+            type="primary",
+            icon=":material/show_chart:",
+            disabled=busy,
+            key="measure-curves",
             help="Runs circuits of ten sizes of each run that lacks its curve; they are kept with the run.",
-        ):  # fmt: skip
+        ):
             for letter, run in missing.items():
                 setting, slot = curve_of(run)
                 title = f"Measuring circuits of run {letter}"
@@ -207,13 +219,16 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
             "shares of edges; the benchmark itself takes it by signed score."
         )
         figure = faithfulness_lines(
-            {f"{letter}, CPR {curve.cpr:.2f}": curve for letter, curve in curves.items()}, n, caption=caption,
+            {f"{letter}, CPR {curve.cpr:.2f}": curve for letter, curve in curves.items()},
+            n,
+            caption=caption,
             dark=page.is_dark(),
-        )  # fmt: skip
+        )
         st.plotly_chart(
-            figure, key="faithfulness-lines",
+            figure,
+            key="faithfulness-lines",
             alt=f"Faithfulness by size of circuit, a line for each of {len(curves)} runs. {caption}",
-        )  # fmt: skip
+        )
         for letter, run in zip(letters, runs, strict=True):
             if letter in curves:
                 st.markdown(f"{letter}: {verdict_line(run, curves[letter], n, setting_of(run))}")
@@ -240,11 +255,13 @@ def choose_n(runs: list[Run]) -> int:
     options = sorted({*sizes(n_edges), first, *(n for n in (asked, now) if n)})
     return int(
         st.select_slider(
-            "Circuits of n strongest edges", options, value=first, key=keys.COMPARED_SIZE,
-            bind="query-params", persist_state="session",
+            "Circuits of n strongest edges",
+            options,
+            value=first,
             help="How many of each run's strongest edges are taken for its circuit.",
+            **in_address(keys.COMPARED_SIZE),
         )
-    )  # fmt: skip
+    )
 
 
 runs = choose_runs()
@@ -276,15 +293,17 @@ with left:
         "the dotted line an edge is as strong in both."
     )
     st.plotly_chart(
-        score_scatter(first, second, names, n, caption=caption, dark=page.is_dark(), width=460), key="score-scatter",
+        score_scatter(first, second, names, n, caption=caption, dark=page.is_dark(), width=460),
+        key="score-scatter",
         alt=f"A point for each edge, by its score in two runs. {caption}",
-    )  # fmt: skip
+    )
 with right:
     caption = "The share of the n strongest edges by |score| that two runs have in common."
     st.plotly_chart(
-        overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460), key="overlap",
+        overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460),
+        key="overlap",
         alt=f"A curve for each pair of runs, by n. {caption}",
-    )  # fmt: skip
+    )
 differences(first, second, names, n)
 faithfulness(runs, letters, n)
 with share_at:

@@ -22,6 +22,7 @@ from circuit.runs.run import RUN_ID
 from circuit.ui.frame import click, explain, job_panel, keys, markdown, my_runs, page, session
 from circuit.ui.frame.server import job_server, visitor
 from circuit.ui.frame.shared_settings import HELD_OUT
+from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
 from circuit.ui.run import estimate
 
@@ -42,15 +43,22 @@ def choose_prompts() -> tuple[PromptSet, ...]:
         key: f"{preset.title}, {len(preset.prompts)} pairs" for key, preset in PRESETS.items()
     }
     chosen = st.multiselect(
-        "Prompt sets", list(names), [CURRENT], format_func=names.__getitem__, key="sweep_prompts",
-        persist_state="session", help="Every model and method is run on each of them: does the circuit depend on the "
-        "wording, or on the task?",
-    )  # fmt: skip
+        "Prompt sets",
+        list(names),
+        [CURRENT],
+        format_func=names.__getitem__,
+        help="Every model and method is run on each of them: does the circuit depend on the wording, or on the task?",
+        **kept("sweep_prompts"),
+    )
     sets = [mine if key == CURRENT else PRESETS[key].prompts for key in chosen]
     uploads = st.file_uploader(
-        "Prompt sets from files", ["json", "jsonl", "csv", "tsv"], accept_multiple_files=True, key="sweep_files",
-        max_upload_size=MOST_BYTES // MB, help="JSON as AutoCircuit writes it, JSON Lines, CSV or TSV.",
-    )  # fmt: skip
+        "Prompt sets from files",
+        ["json", "jsonl", "csv", "tsv"],
+        accept_multiple_files=True,
+        key="sweep_files",
+        max_upload_size=MOST_BYTES // MB,
+        help="JSON as AutoCircuit writes it, JSON Lines, CSV or TSV.",
+    )
     for upload in uploads:
         try:
             sets.append(read_file(upload.getvalue(), upload.name))
@@ -63,9 +71,13 @@ def choose_models() -> tuple[str, ...]:
     names = list(offered())
     default = [session.model_key()] if session.model_key() in names else []
     chosen = st.multiselect(
-        "Models", names, default, format_func=title_of, key="sweep_models", persist_state="session",
+        "Models",
+        names,
+        default,
+        format_func=title_of,
         help="Precision and device are chosen for each model by itself.",
-    )  # fmt: skip
+        **kept("sweep_models"),
+    )
     if fetched := [title_of(key) for key in chosen if not is_here(key)]:
         st.caption(f"Downloaded first: {markdown.plain(', '.join(fetched))}.")
     return tuple(chosen)
@@ -73,31 +85,45 @@ def choose_models() -> tuple[str, ...]:
 
 def choose_methods() -> tuple[Method, ...]:
     points = st.multiselect(
-        "Mask values", [EAP, 2, 5, 10, 20], [EAP, 5], key="sweep_points", persist_state="session",
+        "Mask values",
+        [EAP, 2, 5, 10, 20],
+        [EAP, 5],
         help="EAP: the gradient at the untouched model. IG: integrated gradients, averaged over the way to the fully "
         "ablated one.",
         format_func=lambda n: EAP if n == EAP else f"IG, N = {n}",
-    )  # fmt: skip
+        **kept("sweep_points"),
+    )
     rule: IntegrationRule = st.selectbox(
-        "Integration rule", get_args(IntegrationRule), key="sweep_rule", persist_state="session",
+        "Integration rule",
+        get_args(IntegrationRule),
         disabled=points in ([], [EAP]),
         help="Which mask values integrated gradients average. Midpoint is the most accurate for its cost; take "
         "reference to compare with AutoCircuit's numbers.",
-    )  # fmt: skip
+        **kept("sweep_rule"),
+    )
     grads = st.multiselect(
-        "Grad functions", get_args(GradFunction), ["logit"], key="sweep_grads", persist_state="session",
+        "Grad functions",
+        get_args(GradFunction),
+        ["logit"],
         help="What is read off at the answers. Scores of different grad functions have different units; their ranking "
         "and their circuits can be compared.",
-    )  # fmt: skip
+        **kept("sweep_grads"),
+    )
     answers = st.multiselect(
-        "Answer functions", get_args(AnswerFunction), ["avg_diff"], key="sweep_answers", persist_state="session",
+        "Answer functions",
+        get_args(AnswerFunction),
+        ["avg_diff"],
         help="How the answers become one number a prompt: right minus wrong ones is the usual choice.",
-    )  # fmt: skip
+        **kept("sweep_answers"),
+    )
     ablations = st.multiselect(
-        "Ablation types", list(AblationType), [AblationType.RESAMPLE], key="sweep_ablations",
-        format_func=lambda kind: str(kind).capitalize(), persist_state="session",
+        "Ablation types",
+        list(AblationType),
+        [AblationType.RESAMPLE],
+        format_func=lambda kind: str(kind).capitalize(),
         help="Activations that come from the batch are those of the corrupt prompts.",
-    )  # fmt: skip
+        **kept("sweep_ablations"),
+    )
     return tuple(
         Method(
             grad,
@@ -114,24 +140,36 @@ def choose_methods() -> tuple[Method, ...]:
 
 def choose_measuring() -> dict[str, object]:
     share = st.select_slider(
-        "Circuit measured, of all edges", SIZES, 0.1, format_func=lambda share: f"{share:.0%}", key="sweep_share",
-        persist_state="session", help="The strongest edges by absolute score.",
-    )  # fmt: skip
+        "Circuit measured, of all edges",
+        SIZES,
+        0.1,
+        format_func=lambda share: f"{share:.0%}",
+        help="The strongest edges by absolute score.",
+        **kept("sweep_share"),
+    )
     kinds = [None, *(kind for kind in AblationType if not kind.needs_batch_size)]
     measured_with = st.selectbox(
-        "Measured with", kinds, key="sweep_measured", persist_state="session",
+        "Measured with",
+        kinds,
         format_func=lambda kind: "the run's own ablation" if kind is None else f"{kind} ablation",
         help="What replaces all edges outside the circuit. Faithfulness compares between methods only under one "
         "ablation.",
-    )  # fmt: skip
+        **kept("sweep_measured"),
+    )
     held_out = st.select_slider(
-        "Hold out", list(HELD_OUT), key="sweep_held_out", persist_state="session",
+        "Hold out",
+        list(HELD_OUT),
         help="Pairs chosen at random that are not scored: circuits are then measured on pairs they do not stem from.",
-    )  # fmt: skip
+        **kept("sweep_held_out"),
+    )
     size = st.number_input(
-        "Batch size", 0, 512, 0, key="sweep_batch", persist_state="session",
+        "Batch size",
+        0,
+        512,
+        0,
         help="0 chooses by free memory; the two batch means need one.",
-    )  # fmt: skip
+        **kept("sweep_batch"),
+    )
     return {
         "share": share,
         "measured_with": measured_with,
@@ -253,16 +291,25 @@ def show(table_id: str) -> None:
             failed = markdown.plain(f"{row.model}, {row.prompts}, {row.method}: {row.note}")
             st.warning(f"{failed} {explain.more('run')}")
     st.download_button(
-        "Download as CSV", table.to_csv(), "sweep.csv", "text/csv", icon=":material/download:", key="sweep-csv",
+        "Download as CSV",
+        table.to_csv(),
+        "sweep.csv",
+        "text/csv",
+        icon=":material/download:",
+        key="sweep-csv",
         help="The table as it is now, for a spreadsheet.",
-    )  # fmt: skip
+    )
 
 
 busy = job_panel.running("sweep") is not None
 if click.button(
-    "Run the sweep", key="run-sweep", type="primary", icon=":material/play_arrow:", disabled=busy or not ready,
+    "Run the sweep",
+    key="run-sweep",
+    type="primary",
+    icon=":material/play_arrow:",
+    disabled=busy or not ready,
     help="Runs all of them, one after the other or on all workers. It goes on when you leave the page.",
-):  # fmt: skip
+):
     try:
         table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
         st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id

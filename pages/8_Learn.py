@@ -33,7 +33,11 @@ back, _, on = st.columns([1, 2, 1])
 for at, to, icon in ((back, number - 1, "arrow_back"), (on, number + 1, "arrow_forward")):
     if 1 <= to <= len(LESSONS):
         at.button(
-            f"{to} · {LESSONS[to - 1].TITLE}", key=f"lesson_{icon}", icon=f":material/{icon}:",
-            type="primary" if to > number else "secondary", on_click=open_lesson, args=(to,),
+            f"{to} · {LESSONS[to - 1].TITLE}",
+            key=f"lesson_{icon}",
+            icon=f":material/{icon}:",
+            type="primary" if to > number else "secondary",
+            on_click=open_lesson,
+            args=(to,),
             help="The next lesson." if to > number else "The lesson before.",
-        )  # fmt: skip
+        )

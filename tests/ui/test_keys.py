@@ -22,6 +22,8 @@ def spelled_out(source: str) -> Iterator[str]:
             found: list[ast.AST] = [node.slice]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("st.session_state."):
             found = list(node.args[:1])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("kept", "in_address"):
+            found = [each for each in node.args[:1] if isinstance(each, ast.Constant) and each.value in NAMED]
         elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[-1]) == "st.session_state":
             found = [node.left]
         elif isinstance(node, ast.keyword) and node.arg == "key":
@@ -35,6 +37,9 @@ def test_such_keys_are_found() -> None:
     assert [*spelled_out("st.session_state['a'] = st.session_state.get('b', 'c')")] == ["a", "b"]
     assert [*spelled_out("'run' in st.session_state")] == ["run"]
     assert [*spelled_out("st.toggle('Fade', key='fade'); st.toggle('Other', key='mine alone')")] == ["fade"]
+    assert [*spelled_out("st.toggle('Fade', **in_address('fade')); st.toggle('Other', **kept('mine alone'))")] == [
+        "fade"
+    ]
     assert not [*spelled_out("st.session_state[keys.RUN], st.session_state[f'seen-{key}']")]
 
 

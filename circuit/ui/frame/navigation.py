@@ -64,8 +64,11 @@ def need_run() -> None:
     if click.button("Set up a run", key="need-run-prompts", at=left, type="primary", width="stretch", help=words):
         go(PROMPTS)
     if click.button(
-        "Ready examples", key="need-run-examples", at=right, width="stretch",
+        "Ready examples",
+        key="need-run-examples",
+        at=right,
+        width="stretch",
         help="Leads to the start page, with finished circuits a click away.",
-    ):  # fmt: skip
+    ):
         go(LANDING)
     st.stop()

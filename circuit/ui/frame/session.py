@@ -1,6 +1,6 @@
 """What a session remembers: its model, prompts, method, jobs, and the run it looks at.
 
-Widgets keep their own values over page switches (`persist_state="session"`); what stands here is shared by pages. A
+Widgets keep their own values over page switches (`circuit.ui.frame.widgets`); what stands here is shared by pages. A
 finished run is written to the runs directory (`circuit.ui.frame.my_runs`), and its id stands in the address of the
 pages that show it, so that a reload or a link finds it again. An id is a random uuid: who has it may look.
 """

@@ -42,7 +42,12 @@ def _settings(address: str, config: RunConfig) -> None:
     else:
         st.code(link(address.rpartition("/")[0] + "/Attribute", {"settings": text}), language=None)
     st.download_button(
-        "Settings file", settings_file(config), "settings.json", "application/json", on_click="ignore",
-        icon=":material/download:", key="settings-download",
+        "Settings file",
+        settings_file(config),
+        "settings.json",
+        "application/json",
+        on_click="ignore",
+        icon=":material/download:",
+        key="settings-download",
         help="Model, prompts and method without scores: 2 · Attribute takes it in.",
-    )  # fmt: skip
+    )

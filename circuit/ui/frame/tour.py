@@ -135,10 +135,13 @@ def button(place: str) -> None:
     step = left_at()
     label = f"Resume the tour, {step + 1} of {len(STEPS)}" if step else "Take the tour"
     if click.button(
-        label, key=f"tour-{place}", icon=":material/explore:", width="stretch",
+        label,
+        key=f"tour-{place}",
+        icon=":material/explore:",
+        width="stretch",
         help=f"{len(STEPS)} short steps over a ready example: what the pages show, and how to read it. Your own "
         "prompts and run come back afterwards.",
-    ):  # fmt: skip
+    ):
         start(step)
 
 
@@ -185,9 +188,12 @@ def _show(at: int, step: Step) -> None:
             st.button("Finish", key="tour-finish", type="primary", on_click=_finish, help="Ends the tour.")
         else:
             if click.button(
-                "Next", key="tour-next", type="primary", icon=":material/arrow_forward:",
+                "Next",
+                key="tour-next",
+                type="primary",
+                icon=":material/arrow_forward:",
                 help=f"On to: {STEPS[at + 1].title.lower().removesuffix('?')}.",
-            ):  # fmt: skip
+            ):
                 _go(at + 1)
             st.button("Skip the rest", key="tour-leave", on_click=_leave, help=_LEAVE)
         st.caption(f"More: {', '.join(explain.link(key) for key in _TERMS[at])}")

@@ -21,6 +21,7 @@ from circuit.jobs.lessons import lesson_graph
 from circuit.plots.graph_svg import Line, graph_svg
 from circuit.plots.layout import Layout, circuit_layout, stretched
 from circuit.ui.frame import page
+from circuit.ui.frame.widgets import kept
 from circuit.ui.run import graph_view
 
 WIDTH = 530
@@ -121,9 +122,8 @@ def choose_edges(key: str, strongest: Sequence[int] = ()) -> tuple[list[int], Ca
         "Edges shown",
         choices,
         format_func=lambda choice: words.get(choice, f"those of {choice}"),
-        key=key,
-        persist_state="session",
         help="All, the strongest, or those of one node: the same as a click on a node of the picture.",
+        **kept(key),
     )
     if shown == ALL:
         return list(range(lesson_graph().n_edges)), click, None
@@ -139,11 +139,10 @@ def pick_list(label: str, key: str, help_text: str, most: int | None = None) -> 
             label,
             range(lesson_graph().n_edges),
             format_func=edge_label,
-            key=key,
-            persist_state="session",
             max_selections=most,
             placeholder="Type to find an edge, or click one in the picture",
             help=help_text,
+            **kept(key),
         )
     )
 

@@ -12,6 +12,7 @@ from circuit.models.tokenizer import visible
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
 from circuit.ui.frame import markdown, page
+from circuit.ui.frame.widgets import kept
 from circuit.ui.lessons import board
 from circuit.ui.lessons.asking import ask
 
@@ -36,9 +37,13 @@ def draw() -> None:
         answers = st.container()
         shown_at, reset = st.columns([3, 1])
         reset.button(
-            "Reset", key="lesson2_reset", disabled=not ablated, on_click=_reset, width="stretch",
+            "Reset",
+            key="lesson2_reset",
+            disabled=not ablated,
+            on_click=_reset,
+            width="stretch",
             help="Restores every edge.",
-        )  # fmt: skip
+        )
         with shown_at:
             shown, click, node = board.choose_edges("lesson2_shown", strongest)
         board.show(
@@ -81,9 +86,8 @@ def _choose_prompt() -> int:
         "Prompt",
         [*range(_PROMPTS), -1],
         format_func=lambda row: f"Mean over the {_PROMPTS} prompts above" if row < 0 else pairs[row].clean,
-        key="lesson2_prompt",
-        persist_state="session",
         help="Whose answer is measured: one pair's, or the mean over several.",
+        **kept("lesson2_prompt"),
     )
     if row >= 0:
         pair = pairs[row]

@@ -86,19 +86,32 @@ def _lines(shown: list[int], picked: tuple[int, ...]) -> dict[int, Line]:
 def _buttons(rival: Rival, picked: tuple[int, ...]) -> None:
     measure_at, hint_at, clear_at = st.columns([1, 1.2, 0.7])
     if click.button(
-        "Measure", at=measure_at, type="primary", key="lesson4_measure", disabled=not picked, width="stretch",
+        "Measure",
+        at=measure_at,
+        type="primary",
+        key="lesson4_measure",
+        disabled=not picked,
+        width="stretch",
         help="Ablates every other edge, and adds a point to the plot.",
-    ):  # fmt: skip
+    ):
         st.session_state[_ASKED] = tuple(sorted(picked))
     hint_at.button(
-        "Reveal an edge", key="lesson4_hint", disabled=len(picked) >= MEASURED, width="stretch",
-        on_click=_reveal, args=(rival,),
+        "Reveal an edge",
+        key="lesson4_hint",
+        disabled=len(picked) >= MEASURED,
+        width="stretch",
+        on_click=_reveal,
+        args=(rival,),
         help="Adds the edge of largest score by integrated gradients that you do not have yet.",
-    )  # fmt: skip
+    )
     clear_at.button(
-        "Clear", key="lesson4_clear", disabled=not picked, on_click=_clear, width="stretch",
+        "Clear",
+        key="lesson4_clear",
+        disabled=not picked,
+        on_click=_clear,
+        width="stretch",
         help="Puts all your edges back; points of the plot stay.",
-    )  # fmt: skip
+    )
 
 
 def _reveal(rival: Rival) -> None:
@@ -138,15 +151,17 @@ def _score(found: dict[str, Rival]) -> None:
     attempts = _attempts()
     last, best, theirs = st.columns(3)
     last.metric(
-        "This try", attempts[-1].points if attempts else "–",
+        "This try",
+        attempts[-1].points if attempts else "–",
         help="Points: 100 for the whole model's behaviour, less in proportion for less or for more of it; and one less "
         "for every edge.",
-    )  # fmt: skip
+    )
     best.metric("Your best", max(attempt.points for attempt in attempts) if attempts else "–")
     theirs.metric(
-        "To beat", max(points(f, n) for rival in found.values() for n, f in _sizes(rival)),
+        "To beat",
+        max(points(f, n) for rival in found.values() for n, f in _sizes(rival)),
         help=f"The best circuit of either algorithm, of 1 to {MEASURED} edges.",
-    )  # fmt: skip
+    )
     if attempts:
         n = len(attempts[-1].edges)
         st.markdown(f"Your **{counted(n, 'edge')}** keep **{attempts[-1].faithfulness:.0%}**.{_advice(attempts[-1])}")
@@ -170,10 +185,12 @@ def _plot(found: dict[str, Rival]) -> None:
     curves = {name: rival.curve for name, rival in found.items()}
     figure = attempts_plot(curves, _attempts(), dark=page.is_dark())
     st.plotly_chart(
-        figure, key="lesson4_figure", config={"displayModeBar": False},
+        figure,
+        key="lesson4_figure",
+        config={"displayModeBar": False},
         alt=f"Faithfulness by number of edges: a line for each of {len(curves)} algorithms, a star for each of your "
         f"{counted(len(_attempts()), 'attempt')}. The table below has the same numbers.",
-    )  # fmt: skip
+    )
 
 
 def _numbers(found: dict[str, Rival]) -> None:
@@ -185,16 +202,24 @@ def _numbers(found: dict[str, Rival]) -> None:
     )
     with st.expander("The numbers as a table"):
         rows = [
-            {"who": "you", "edges": len(a.edges), "faithfulness": a.faithfulness, "points": a.points,
-             "revealed": a.revealed, "which": ", ".join(map(board.edge_label, a.edges))}
+            {
+                "who": "you",
+                "edges": len(a.edges),
+                "faithfulness": a.faithfulness,
+                "points": a.points,
+                "revealed": a.revealed,
+                "which": ", ".join(map(board.edge_label, a.edges)),
+            }
             for a in reversed(_attempts())
-        ]  # fmt: skip
+        ]
         for name, rival in found.items():
             rows += [
                 {"who": name, "edges": n, "faithfulness": f, "points": points(f, n), "revealed": 0, "which": ""}
                 for n, f in _sizes(rival)
             ]
         st.dataframe(
-            pd.DataFrame(rows), hide_index=True, key="lesson4_table",
+            pd.DataFrame(rows),
+            hide_index=True,
+            key="lesson4_table",
             column_config={"faithfulness": st.column_config.NumberColumn(format="percent")},
-        )  # fmt: skip
+        )

@@ -16,6 +16,7 @@ from circuit.plots.token_view import token_view
 from circuit.prompts.encode import Encoded, encode
 from circuit.prompts.verdicts import verdicts
 from circuit.ui.frame import click, navigation, page, session
+from circuit.ui.frame.widgets import kept
 from circuit.ui.lessons.asking import ask
 from circuit.ui.prompts import report as prompt_report
 
@@ -27,15 +28,21 @@ _DRAWN = 300
 def draw() -> None:
     choice, button = st.columns([3, 1], vertical_alignment="bottom")
     key = choice.selectbox(
-        "A prompt set with one thing wrong", list(BROKEN), format_func=lambda key: BROKEN[key].title,
-        key="lesson5_set", persist_state="session",
+        "A prompt set with one thing wrong",
+        list(BROKEN),
+        format_func=lambda key: BROKEN[key].title,
         help="Each is a set that works, but for one thing.",
-    )  # fmt: skip
+        **kept("lesson5_set"),
+    )
     broken = BROKEN[key]
     opened = click.button(
-        "Open in 1 · Prompts", at=button, key="lesson5_open", icon=":material/edit_note:", width="stretch",
+        "Open in 1 · Prompts",
+        at=button,
+        key="lesson5_open",
+        icon=":material/edit_note:",
+        width="stretch",
         help=f"With {title_of(broken.model)}; there most of this can be mended at a click.",
-    )  # fmt: skip
+    )
     if opened:
         session.work_on(broken.model, broken.prompts)
         navigation.go(navigation.PROMPTS)
@@ -96,15 +103,18 @@ def _unnoticed(broken: Broken) -> None:
     if found is None:
         return
     st.markdown(broken.why)
-    edges = np.union1d(top_edges(found.right, min(_DRAWN, len(found.right))),
-                       top_edges(found.broken, min(_DRAWN, len(found.broken))))  # fmt: skip
+    edges = np.union1d(
+        top_edges(found.right, min(_DRAWN, len(found.right))), top_edges(found.broken, min(_DRAWN, len(found.broken)))
+    )
     names = [found.graph.edge_label(int(edge)) for edge in edges]
     figure = careless_plot(names, found.right[edges], found.broken[edges], dark=page.is_dark())
     st.plotly_chart(
-        figure, key="lesson5_figure", config={"displayModeBar": False},
+        figure,
+        key="lesson5_figure",
+        config={"displayModeBar": False},
         alt=f"A point for each of {counted(len(edges), 'edge')}: its score from the set as it should be, and from the "
         "broken one. The words below sum it up.",
-    )  # fmt: skip
+    )
     st.caption(_in_words(found))
 
 

@@ -17,6 +17,7 @@ from circuit.jobs.lessons import (
 )
 from circuit.plots.lessons import mask_curve
 from circuit.ui.frame import page
+from circuit.ui.frame.widgets import kept
 from circuit.ui.lessons.asking import ask
 from circuit.ui.lessons.board import edge_label
 
@@ -36,10 +37,12 @@ def draw() -> None:
     st.markdown(verdict(float(found.at_zero[edge]), curve))
     figure = mask_curve(curve, found, edge, m, dark=page.is_dark())
     st.plotly_chart(
-        figure, key="lesson3_figure", config={"displayModeBar": False},
+        figure,
+        key="lesson3_figure",
+        config={"displayModeBar": False},
         alt=f"Loss and its slope against the mask value of {edge_label(edge)}. The words above and below "
         "have its numbers.",
-    )  # fmt: skip
+    )
     _report(found, curve, edge, m)
 
 
@@ -66,27 +69,40 @@ def _text() -> None:
 def _choose(found: Survey) -> tuple[int, float]:
     which_at, edge_at, slider_at = st.columns([1.2, 1.2, 1.2], vertical_alignment="bottom")
     which = which_at.segmented_control(
-        "Where the tangent …", [_MISLEADS, _HONEST, _OTHER], default=_MISLEADS, required=True, key="lesson3_which",
-        persist_state="session",
+        "Where the tangent …",
+        [_MISLEADS, _HONEST, _OTHER],
+        default=_MISLEADS,
+        required=True,
         help=f"Found among the {len(found.effects)} edges of largest score: where the real effect is farthest from the "
         "tangent's, and where it is closest in proportion.",
-    )  # fmt: skip
+        **kept("lesson3_which"),
+    )
     edge = {_MISLEADS: found.misleading, _HONEST: found.honest}.get(which or _MISLEADS)
     if edge is None:
         edges = sorted(found.effects, key=lambda edge: -abs(found.effects[edge]))
         edge = edge_at.selectbox(
-            "Edge", edges, format_func=edge_label, key="lesson3_edge", persist_state="session",
+            "Edge",
+            edges,
+            format_func=edge_label,
             help="Those whose real effect has been measured, the largest first.",
-        )  # fmt: skip
+            **kept("lesson3_edge"),
+        )
     else:
         edge_at.selectbox(
-            "Edge", [edge_label(edge)], key=f"lesson3_shown_{edge}",
+            "Edge",
+            [edge_label(edge)],
+            key=f"lesson3_shown_{edge}",
             help="The edge of the choice beside it; take 'another edge' to choose.",
-        )  # fmt: skip
+        )
     m = slider_at.slider(
-        "Mask value m", 0.0, 1.0, 0.5, 0.05, key="lesson3_m", persist_state="session",
+        "Mask value m",
+        0.0,
+        1.0,
+        0.5,
+        0.05,
         help="How far this edge is ablated: 0 leaves it as it is, 1 replaces all that it carries.",
-    )  # fmt: skip
+        **kept("lesson3_m"),
+    )
     return int(edge), float(m)
 
 

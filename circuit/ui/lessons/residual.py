@@ -10,6 +10,7 @@ from circuit.jobs.lessons import edge_counts, lesson_graph
 from circuit.plots.colors import PALETTES
 from circuit.plots.graph_svg import Line
 from circuit.ui.frame import page
+from circuit.ui.frame.widgets import kept
 from circuit.ui.lessons import board
 
 TITLE = "Residual stream and edges"
@@ -22,9 +23,11 @@ def draw() -> None:
     with text:
         _text()
         node = st.selectbox(
-            "Look at a node", [_NOTHING, *board.names()], key=_NODE, persist_state="session",
+            "Look at a node",
+            [_NOTHING, *board.names()],
             help="The same as a click on a node of the picture.",
-        )  # fmt: skip
+            **kept(_NODE),
+        )
         _explain(node)
     with picture:
         board.show(
@@ -101,10 +104,20 @@ def _count() -> None:
         )
         layers, heads, total = st.columns(3, vertical_alignment="bottom")
         n = layers.number_input(
-            "Layers n", 1, 200, 3, key="lesson1_layers", persist_state="session", help="Of any model."
+            "Layers n",
+            1,
+            200,
+            3,
+            help="Of any model.",
+            **kept("lesson1_layers"),
         )
         h = heads.number_input(
-            "Heads h", 1, 200, 4, key="lesson1_heads", persist_state="session", help="In each layer."
+            "Heads h",
+            1,
+            200,
+            4,
+            help="In each layer.",
+            **kept("lesson1_heads"),
         )
         total.metric("Edges", f"{EdgeGraph(int(n), int(h), int(h)).n_edges:,}")
         st.caption("GPT-2 small has 12 layers of 12 heads. With grouped-query attention, keys and values are fewer.")
@@ -113,11 +126,13 @@ def _count() -> None:
         rows = [
             {
                 "layer": "end" if count.what == "Resid End" else str(count.layer),
-                "into": count.what, "destinations": count.destinations, "sources each": count.sources,
+                "into": count.what,
+                "destinations": count.destinations,
+                "sources each": count.sources,
                 "edges": count.edges,
             }
             for count in counts
-        ]  # fmt: skip
+        ]
         st.dataframe(pd.DataFrame(rows), hide_index=True, height=283, key="lesson1_counts")
         st.caption(
             f"This model's edges, counted one by one: {sum(count.edges for count in counts)}, into "

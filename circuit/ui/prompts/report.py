@@ -59,9 +59,11 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
             text, button = st.columns([6, 1.5], vertical_alignment="center")
             text.caption(f"{ICONS['doubtful']} {markdown.plain(odd)} {explain.more('bos')}")
             button.button(
-                "Do as the tokenizer does", width="stretch", on_click=session.reset_bos,
+                "Do as the tokenizer does",
+                width="stretch",
+                on_click=session.reset_bos,
                 help="Leaves the choice of a BOS token to the tokenizer, which knows what the model was trained with.",
-            )  # fmt: skip
+            )
         mendable = broken and lines == all_lines  # else the choice of a BOS token is to be mended, and no row
         if mendable and click.button(
             f"Remove the {counted(len(broken), 'broken row')}",
@@ -167,10 +169,14 @@ def show_row(checked: Encoded, words: PromptTokenizer, results: dict[int, PairRe
     """One row: its tokens, what is wrong with it, what the model says."""
     row = chosen_row(len(checked.rows))
     st.number_input(
-        "Row looked at", 1, len(checked.rows), key=keys.ROW, width=160,
+        "Row looked at",
+        1,
+        len(checked.rows),
+        key=keys.ROW,
+        width=160,
         help="Shows this pair token by token, and what the model says. A click on a point of the plot or a row of the "
         "table below chooses one, too.",
-    )  # fmt: skip
+    )
     st.html(token_view(checked.rows[row], words, session.prompts().seq_labels, dark=page.is_dark()))
     for finding in checked.findings[row]:
         st.markdown(f"{ICONS[KINDS[finding.kind].severity]} {markdown.plain(finding.words)}")
@@ -198,10 +204,14 @@ def show_plot(results: dict[int, PairResult], grad: str, n: int) -> None:
         dark=page.is_dark(),
     )
     event = st.plotly_chart(
-        figure, key="prompt-plot", on_select="rerun", selection_mode="points", config={"displayModeBar": False},
+        figure,
+        key="prompt-plot",
+        on_select="rerun",
+        selection_mode="points",
+        config={"displayModeBar": False},
         alt=f"A point for each of {counted(len(results), 'pair')}: difference after clean and after corrupt. The "
         "table below has the same numbers.",
-    )  # fmt: skip
+    )
     points = event["selection"]["points"]
     choose_row("plot", points[0]["customdata"][0] if points else None)
 

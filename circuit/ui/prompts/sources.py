@@ -14,6 +14,7 @@ from circuit.prompts.pairs import MOST_BYTES, MOST_ROWS, PromptSet, check_size
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.prompts.templates import LONGEST_SLOTS, LONGEST_TEMPLATE, MOST_PAIRS, Template, lines_of, slots_of
 from circuit.ui.frame import click, keys, markdown, session
+from circuit.ui.frame.widgets import kept
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
 _COLUMNS_SAID = (
@@ -25,10 +26,14 @@ _COLUMNS_SAID = (
 def choose_source() -> str:
     """The choice; `draw_source` draws what belongs to it."""
     chosen = st.segmented_control(
-        "Start from", SOURCES, default=SOURCES[0], key="source", persist_state="session", required=True,
+        "Start from",
+        SOURCES,
+        default=SOURCES[0],
+        required=True,
         help="Where pairs come from. Take a preset to try things out, a template to make many pairs of one pattern, "
         "and paste or file for pairs that you have. Nothing changes before you press a button below.",
-    )  # fmt: skip
+        **kept("source"),
+    )
     return chosen or SOURCES[0]
 
 
@@ -50,10 +55,9 @@ def _preset() -> None:
         "Preset",
         list(presets_for(model)),
         format_func=lambda key: PRESETS[key].title + (" · suits it" if model in PRESETS[key].suits else ""),
-        key="preset",
-        persist_state="session",
         help="Ready pairs for a task of the literature. Those that suit the chosen model come first: others it may not "
         "be able to do.",
+        **kept("preset"),
     )
     preset = PRESETS[key]
     with fill:
@@ -81,10 +85,9 @@ def _template() -> None:
                 "Begin with the template of",
                 list(templates),
                 format_func=lambda key: PRESETS[key].title,
-                key=keys.TEMPLATE,
-                persist_state="session",
                 on_change=load,
                 help="Replaces what stands in the fields below.",
+                **kept(keys.TEMPLATE),
             )
             clean = _field(
                 "Clean template",
@@ -106,22 +109,29 @@ def _template() -> None:
         with right:
             slots = st.text_area(
                 "What the slots stand for, a line each",
-                key=keys.TEMPLATE_SLOTS,
-                persist_state="session",
                 height=150,
                 max_chars=LONGEST_SLOTS,
                 help="`A, B: Mary, John, Anna` draws two different names. `noun: key/keys, book/books` draws one noun, "
                 "whose forms are `{noun.1}` and `{noun.2}`: so words agree.",
+                **kept(keys.TEMPLATE_SLOTS),
             )
             number, seed = st.columns(2)
             n = number.number_input(
-                "Pairs", 1, MOST_PAIRS, 32, key="template-n", persist_state="session",
+                "Pairs",
+                1,
+                MOST_PAIRS,
+                32,
                 help="How many different pairs to make. A few dozen give stable scores; more take longer.",
-            )  # fmt: skip
+                **kept("template-n"),
+            )
             seeded = seed.number_input(
-                "Seed", 0, 2**31, 0, key="template-seed", persist_state="session",
+                "Seed",
+                0,
+                2**31,
+                0,
                 help="Another number draws other pairs; the same number always draws the same.",
-            )  # fmt: skip
+                **kept("template-seed"),
+            )
         try:
             template = Template(clean, corrupt, answers, wrong_answers, slots_of(slots))
             pairs = template.make(int(n), int(seeded))
@@ -145,17 +155,24 @@ def _short(text: str) -> str:
 
 def _field(label: str, name: str, help_text: str) -> str:
     key = f"template-{name}"
-    return st.text_input(label, key=key, max_chars=LONGEST_TEMPLATE, persist_state="session", help=help_text) or ""
+    return (
+        st.text_input(
+            label,
+            max_chars=LONGEST_TEMPLATE,
+            help=help_text,
+            **kept(key),
+        )
+        or ""
+    )
 
 
 def _paste() -> None:
     text = st.text_area(
         "Rows from a spreadsheet, or text in any of the formats",
-        key="pasted",
-        persist_state="session",
         height=120,
         placeholder="When Mary and John went to the store, John gave a drink to\tWhen Mary and John …\t Mary\t John",
         help=f"Tab- or comma-separated: {_COLUMNS_SAID}. JSON and JSON Lines are read too.",
+        **kept("pasted"),
     )
     if not text:
         st.caption(f"Tab- or comma-separated: {_COLUMNS_SAID}.")
@@ -194,9 +211,13 @@ def _offer(prompts: PromptSet) -> None:
     with fill:
         _fill_button(prompts)
     if click.button(
-        "Add to it", key="add", at=add, width="stretch", disabled=not prompts.pairs,
+        "Add to it",
+        key="add",
+        at=add,
+        width="stretch",
+        disabled=not prompts.pairs,
         help="After the rows that are there.",
-    ):  # fmt: skip
+    ):
         before = session.prompts()
         both = replace(before, pairs=(*before.pairs, *prompts.pairs))
         try:

@@ -23,6 +23,7 @@ from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.layout import next_step
 from circuit.runs.run import Run
 from circuit.ui.frame import address, explain, keys
+from circuit.ui.frame.widgets import in_address
 
 RULES = ("Number of edges", "Score at least", "Share of total")
 HANGING: dict[str, tuple[SelectionRule, bool]] = {
@@ -101,26 +102,29 @@ def choose(run: Run) -> Choice:
     begin_afresh()
     take_size(run)
     rule_at, first, second, by_at, hanging_at = st.columns([1.3, 2, 0.9, 1.15, 1.35], vertical_alignment="bottom")
-    address.chosen(keys.SIZE_RULE, RULES)
     rule = rule_at.selectbox(
-        "Choose by", RULES, key=keys.SIZE_RULE, bind="query-params", persist_state="session",
+        "Choose by",
+        RULES,
         help="How the size of the circuit is given: as a number of edges, by the smallest score kept, or by the share "
         "of all scores that the kept edges hold.",
-    )  # fmt: skip
-    address.chosen(keys.RANKED_BY, IMPORTANCE)
+        **in_address(keys.SIZE_RULE, RULES),
+    )
     by = by_at.selectbox(
-        "Ranked by", list(IMPORTANCE), key=keys.RANKED_BY, bind="query-params", persist_state="session",
+        "Ranked by",
+        list(IMPORTANCE),
         help="|score| takes edges that help and edges that hinder, the strongest first. score > 0 takes only those "
         "whose ablation hurts the task. Signed goes on from these into the negative ones, the strongest last.",
-    )  # fmt: skip
-    address.chosen(keys.HANGING, HANGING)
+        **in_address(keys.RANKED_BY, IMPORTANCE),
+    )
     hanging = hanging_at.selectbox(
-        "Edges are taken", list(HANGING), key=keys.HANGING, bind="query-params", persist_state="session",
+        "Edges are taken",
+        list(HANGING),
         help="Connected: a threshold is lowered, and of the edges above it those are kept that lie on a path of kept "
         "edges from Resid Start to Resid End. By paths: whole paths, those first whose edges hold the largest shares. "
         "One by one: the strongest, whether or not they hang together; those on no path are left out, or kept too. "
         f"{explain.more('dead-end')}",
-    )  # fmt: skip
+        **in_address(keys.HANGING, HANGING),
+    )
     importance = IMPORTANCE[by]
     selection, drop = HANGING[hanging]
     ranked = run.ranked(importance, selection)
@@ -130,10 +134,15 @@ def choose(run: Run) -> Choice:
         wanted = len(edges_above(run.scores, by_threshold(run, first), importance))
     else:
         percent = first.slider(
-            "Percent of the total", 0.0, 100.0, 50.0, 0.5, key=keys.SHARE, bind="query-params", persist_state="session",
+            "Percent of the total",
+            0.0,
+            100.0,
+            50.0,
+            0.5,
             help="Keeps the fewest edges whose scores add up to this share of the total: of all scores' absolute sum "
             "by |score|, and of the positive scores' sum by the two others.",
-        )  # fmt: skip
+            **in_address(keys.SHARE),
+        )
         wanted = len(edges_for_share(run.scores, percent / 100, importance))
     edges = ranked.first(wanted)
     if rule != "Number of edges":
@@ -170,11 +179,13 @@ def by_number(run: Run, slider_at: DeltaGenerator, exact_at: DeltaGenerator) -> 
     first = default_size(run)
     options = sorted({*sizes(n_edges), first, *([asked] if asked else []), *exact_size(run)})
     n = slider_at.select_slider(
-        "Edges kept", options, value=first, key=keys.SIZE,
-        bind="query-params", persist_state="session",
+        "Edges kept",
+        options,
+        value=first,
         help="The size of the circuit. Fewer edges are easier to understand, more do the task better: look for the "
         "fewest that are still faithful.",
-    )  # fmt: skip
+        **in_address(keys.SIZE),
+    )
     st.session_state[keys.EXACT_SIZE] = int(n)
     exact_at.number_input(
         "exactly",
@@ -199,10 +210,15 @@ def take_exact() -> None:
 def by_threshold(run: Run, number_at: DeltaGenerator) -> float:
     largest, start = (float(np.abs(run.scores[run.order[i]])) for i in (0, min(50, run.graph.n_edges) - 1))
     least = number_at.number_input(
-        f"Smallest score kept (the largest is {largest:.3g})", 0.0, None, float(f"{start:.2g}"), step=start / 10,
-        format="%.4g", key=keys.THRESHOLD, bind="query-params", persist_state="session",
+        f"Smallest score kept (the largest is {largest:.3g})",
+        0.0,
+        None,
+        float(f"{start:.2g}"),
+        step=start / 10,
+        format="%.4g",
         help="Keeps every edge whose score is at least this, whatever the number of edges.",
-    )  # fmt: skip
+        **in_address(keys.THRESHOLD),
+    )
     return float(least or 0.0)
 
 

@@ -23,6 +23,7 @@ from circuit.models.tokenizer import visible
 from circuit.plots.attention import attention_heatmaps
 from circuit.runs.run import Run
 from circuit.ui.frame import job_panel, keys, markdown, session
+from circuit.ui.frame.widgets import kept
 
 
 def edge_details(run: Run, edge: int) -> None:
@@ -40,9 +41,13 @@ def edge_details(run: Run, edge: int) -> None:
     if effect is None:
         label = "Measure by ablating it"
         st.button(
-            label, icon=":material/science:", disabled=measuring(run), on_click=measure, args=(run, (edge,)),
+            label,
+            icon=":material/science:",
+            disabled=measuring(run),
+            on_click=measure,
+            args=(run, (edge,)),
             help="Runs the model with this edge alone ablated, to see how good an estimate the score is.",
-        )  # fmt: skip
+        )
 
 
 def measure(run: Run, edges: tuple[int, ...]) -> None:
@@ -89,15 +94,19 @@ def node_details(run: Run, drawn: nx.MultiDiGraph, name: str, below: DeltaGenera
 def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
     """The head's attention pattern on a chosen prompt, clean and corrupt."""
     if not st.toggle(
-        "Attention pattern", key="attention", persist_state="session",
+        "Attention pattern",
         help="Shows from where to where this head looks, on one prompt pair.",
-    ):  # fmt: skip
+        **kept("attention"),
+    ):
         return
     pairs = run.config.prompts.pairs
     row = st.selectbox(
-        "Prompt", run.used_rows, format_func=lambda i: f"{i + 1}: {pairs[i].clean}", key=keys.ATTENTION_ROW,
+        "Prompt",
+        run.used_rows,
+        format_func=lambda i: f"{i + 1}: {pairs[i].clean}",
+        key=keys.ATTENTION_ROW,
         help="The pair whose clean and corrupt prompt the head is looked at on.",
-    )  # fmt: skip
+    )
     known = st.session_state.setdefault(keys.ATTENTION, {})
     request = AttentionRequest(run.config, row, node["layer"], node["head"])
     pair = job_panel.computed(

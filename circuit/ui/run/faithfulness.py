@@ -29,6 +29,7 @@ from circuit.runs.faithfulness import Curve, Measured, curve_sizes
 from circuit.runs.run import Run
 from circuit.runs.verdict import judge
 from circuit.ui.frame import address, click, explain, job_panel, keys, page, session
+from circuit.ui.frame.widgets import in_address
 from circuit.ui.run.choice import Choice, hanging_words, show_size
 
 _RANDOM_SEEDS = (0, 1, 2)
@@ -122,11 +123,14 @@ def keeping(run: Run, setting: Setting) -> None:
         slot = f"keeps{target:.0%}-{run.id}-{setting.key}"
         request = setting.request(run, *curve_sizes(run.graph.n_edges))
         if click.button(
-            f"{target:.0%}", key=f"keeps-{target}", at=at, width="stretch",
+            f"{target:.0%}",
+            key=f"keeps-{target}",
+            at=at,
+            width="stretch",
             disabled=job_panel.running(slot) is not None,
             help=f"Looks for the fewest edges that keep {target:.0%} of the difference between the whole and the "
             f"ablated model, measured on {setting.pairs(run).partition(':')[0]}.",
-        ):  # fmt: skip
+        ):
             job_panel.start(slot, partial(find_smallest, target=target), request, title=f"Looking for {target:.0%}")
             st.rerun()
         if (found := job_panel.follow(slot)) is not None:
@@ -148,10 +152,13 @@ def _no_circuit(run: Run, choice: Choice) -> None:
         st.caption(f"No circuit by {IMPORTANCE_WORDS[choice.importance]} connects: rank the edges otherwise.")
     else:
         st.button(
-            f"Show the smallest that connects: {smallest:,} edges", key="connect", icon=":material/conversion_path:",
-            on_click=show_size, args=(run, smallest),
+            f"Show the smallest that connects: {smallest:,} edges",
+            key="connect",
+            icon=":material/conversion_path:",
+            on_click=show_size,
+            args=(run, smallest),
             help="The fewest edges, strongest first, that hold a path from Resid Start to Resid End.",
-        )  # fmt: skip
+        )
 
 
 def _connects(run: Run, importance: Importance, rule: SelectionRule) -> int | None:
@@ -166,12 +173,17 @@ def ask(run: Run, choice: Choice) -> Setting:
     """What to measure: the chosen edges, on pairs that were scored or, where there are any, held out."""
     held_out = False
     if run.held_out_rows:
-        address.chosen(keys.MEASURED_ON, ("held out", "scored"))
-        held_out = st.segmented_control(
-            "Measured on", ["held out", "scored"], default="held out", required=True, key=keys.MEASURED_ON,
-            bind="query-params", persist_state="session",
-            help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
-        ) == "held out"  # fmt: skip
+        held_out = (
+            st.segmented_control(
+                "Measured on",
+                ["held out", "scored"],
+                default="held out",
+                required=True,
+                help="Pairs that the scores were not made from say what the circuit is worth on new prompts.",
+                **in_address(keys.MEASURED_ON, ("held out", "scored")),
+            )
+            == "held out"
+        )
     return Setting(
         held_out, choice.importance, choice.drop_dead_ends, run.config.method.ablation_type, rule=choice.rule
     )
@@ -291,28 +303,36 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     """Faithfulness of circuits of all sizes, on demand."""
     st.subheader("How much do circuits of other sizes keep?", anchor=False)
     left, ablation_at, middle, right = st.columns([1.5, 1.4, 1.2, 1.4], vertical_alignment="bottom")
-    address.chosen("direction", _DIRECTIONS)
     asked = left.segmented_control(
-        "Question", list(_DIRECTIONS), default="Is it enough?", required=True, key="direction", bind="query-params",
-        persist_state="session",
+        "Question",
+        list(_DIRECTIONS),
+        default="Is it enough?",
+        required=True,
         help="Enough: all edges but the circuit's are ablated. Needed: the circuit's edges alone are ablated, and what "
         "is left should fall.",
-    )  # fmt: skip
+        **in_address("direction", _DIRECTIONS),
+    )
     setting = replace(setting, ablation=_other_ablation(run, ablation_at)).asking(_DIRECTIONS[asked or "Is it enough?"])
     sizes = setting.request(run, *curve_sizes(run.graph.n_edges)).measured_sizes(run.graph)
     slot = f"curve-{run.id}-{setting.key}"
     settings = [setting]
     with_random = middle.toggle(
-        "Random edges too", True, key="with_random", bind="query-params", persist_state="session",
+        "Random edges too",
+        True,
         help=f"The same sizes with random edges, {len(_RANDOM_SEEDS)} draws: what any circuit of that size keeps.",
-    )  # fmt: skip
+        **in_address("with_random"),
+    )
     if with_random:
         settings += [replace(setting, shuffled=seed) for seed in _RANDOM_SEEDS]
     busy = job_panel.running(slot) is not None
     if click.button(
-        "Measure all sizes", at=right, disabled=busy, icon=":material/show_chart:", key="measure-curve",
+        "Measure all sizes",
+        at=right,
+        disabled=busy,
+        icon=":material/show_chart:",
+        key="measure-curve",
         help="Runs circuits from a thousandth of the edges to all of them, to see how many the task needs.",
-    ):  # fmt: skip
+    ):
         requests = [each.request(run, *sizes) for each in settings]
         job_panel.start(slot, measure_all, requests, title=f"Measuring circuits of {len(sizes)} sizes")
         st.rerun()
@@ -347,12 +367,13 @@ def _other_ablation(run: Run, at: DeltaGenerator) -> AblationType:
     """What the curve ablates with: as the scores were, unless another is chosen."""
     can_be = {str(each): each for each in AblationType if run.config.batch_size or not each.needs_batch_size}
     same = "as scored"
-    address.chosen("curve_ablation", (same, *can_be))
     chosen = at.selectbox(
-        "Ablation", [same, *can_be], key="curve_ablation", bind="query-params", persist_state="session",
+        "Ablation",
+        [same, *can_be],
         help="What replaces the edges that are not kept. A circuit that is faithful under one ablation need not be "
         f"under another. As scored: {run.config.method.ablation_type}. {explain.more('ablation')}",
-    )  # fmt: skip
+        **in_address("curve_ablation", (same, *can_be)),
+    )
     return can_be.get(chosen, run.config.method.ablation_type)
 
 
@@ -362,14 +383,21 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
         f"{setting.pairs(run).partition(':')[0]}; scores: {run.caption}"
     )
     figure = faithfulness_curve(
-        main, caption=caption, chosen=choice.n, random=random, removed=setting.direction == "remove",
+        main,
+        caption=caption,
+        chosen=choice.n,
+        random=random,
+        removed=setting.direction == "remove",
         dark=page.is_dark(),
-    )  # fmt: skip
+    )
     kept = ", ".join(f"{n:,} edges {share:.0%}" for n, share in zip(main.sizes, main.faithfulness, strict=True))
     event = st.plotly_chart(
-        figure, key=f"curve-{setting.key}", on_select="rerun", selection_mode="points",
+        figure,
+        key=f"curve-{setting.key}",
+        on_select="rerun",
+        selection_mode="points",
         alt=f"Faithfulness by size of circuit: {kept}. {caption}",
-    )  # fmt: skip
+    )
     points = event["selection"]["points"]
     if address.changed(f"curve-{setting.key}", points) and (n := points[0].get("x")) is not None:
         show_size(run, int(n))
@@ -391,15 +419,17 @@ def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> No
         cell.metric(name, f"{of:.3f}" if main.is_benchmark else "–", help=f"{area}. Circuits by {words}.")
     if random:
         cells[2].metric(
-            "CPR of random edges", f"{np.mean([each.cpr for each in random]):.3f}",
+            "CPR of random edges",
+            f"{np.mean([each.cpr for each in random]):.3f}",
             help=f"The mean of {len(random)} draws: circuits of random edges, of the same sizes.",
-        )  # fmt: skip
+        )
     smallest = main.smallest(_TARGET, most)
     none = "none by positive score" if setting.importance == "positive" else "none"
     cells[3].metric(
-        f"Smallest that keeps {_TARGET:.0%}", none if smallest is None else f"{smallest:,} edges",
+        f"Smallest that keeps {_TARGET:.0%}",
+        none if smallest is None else f"{smallest:,} edges",
         help=f"Of the sizes measured so far. Circuits by {words}.",
-    )  # fmt: skip
+    )
     if not main.is_benchmark:
         st.caption(
             f"Only {most:,} of {run.graph.n_edges:,} edges have a positive score, too few for the sizes that CPR and "
@@ -419,10 +449,12 @@ def _smallest(run: Run, setting: Setting, main: Curve) -> None:
     slot = f"smallest-{run.id}-{setting.key}"
     request = setting.request(run, *curve_sizes(run.graph.n_edges))
     if click.button(
-        f"Find the smallest circuit that keeps {_TARGET:.0%}", key="find-smallest", icon=":material/compress:",
+        f"Find the smallest circuit that keeps {_TARGET:.0%}",
+        key="find-smallest",
+        icon=":material/compress:",
         disabled=job_panel.running(slot) is not None,
         help="Tries sizes between those measured, and shows the circuit that it finds.",
-    ):  # fmt: skip
+    ):
         job_panel.start(slot, find_smallest, request, title="Looking for the smallest circuit")
         st.rerun()
     if (found := job_panel.follow(slot, in_address=True)) is not None:

@@ -12,6 +12,7 @@ from circuit.common.words import counted
 from circuit.jobs.stability import Stability, StabilityRequest, edge_stability
 from circuit.runs.run import Run
 from circuit.ui.frame import job_panel, keys
+from circuit.ui.frame.widgets import in_address
 from circuit.ui.run.choice import Choice
 
 _MOST = 1000
@@ -21,11 +22,15 @@ _MOST = 1000
 def toggle(run: Run, choice: Choice) -> None:
     refused = why_not(run, choice)
     st.toggle(
-        "Fade unstable", key=keys.FADE, bind="query-params", persist_state="session", disabled=refused is not None,
-        on_change=job_panel.forget_error, args=(_slot(run, choice),),
-        help=refused or "Draws the prompts anew 200 times, with replacement, and fades each edge by how seldom it is "
+        "Fade unstable",
+        disabled=refused is not None,
+        on_change=job_panel.forget_error,
+        args=(_slot(run, choice),),
+        help=refused
+        or "Draws the prompts anew 200 times, with replacement, and fades each edge by how seldom it is "
         "then among as many strongest. Takes about one more attribution, once for all sizes of circuit.",
-    )  # fmt: skip
+        **in_address(keys.FADE),
+    )
 
 
 def _slot(run: Run, choice: Choice) -> str:
