@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from circuit.common.errors import CircuitError, JobCancelled, PromptError
+from circuit.common.errors import CircuitError, JobCancelled, ModelError, PromptError
 from circuit.common.progress import Report
 from circuit.workers.job import Job
 from circuit.workers.server import JobServer
@@ -45,6 +45,10 @@ def deaf(seconds: float, *, progress: Report, cancelled: Cancelled) -> None:
 
 def bad_prompt(row: int, *, progress: Report, cancelled: Cancelled) -> None:
     raise PromptError(f"Row {row} has no answer. Add one.")
+
+
+def names_folders(folder: Path, *, progress: Report, cancelled: Cancelled) -> None:
+    raise ModelError(f"The model small could not be loaded: no file {folder}/small/config.json.")
 
 
 class TwoArgumentError(CircuitError):

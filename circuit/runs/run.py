@@ -225,7 +225,7 @@ def opened(path: Path, most_scores: int = 0) -> Iterator[tuple[Any, dict[str, An
     except RunFileError:
         raise
     except FileNotFoundError as error:
-        raise RunFileError(f"There is no run at {path}.") from error
+        raise RunFileError(f"There is no run {path.name}.") from error
     except KeyError as error:
         raise RunFileError(f"{path.name} is damaged, or is not a saved run: it has no {error}.") from error
     except Exception as error:  # the file may hold anything

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from circuit.common.errors import CircuitError, JobCancelled, JobError
+from circuit.common.paths import without_folders
 from circuit.common.progress import Report, collected
 from circuit.common.settings import MEMORY_LIMIT, cuda_devices
 
@@ -132,7 +133,13 @@ class _Reporter:
 
 
 def _pickled(error: CircuitError) -> bytes:
-    """The exception itself if it survives the trip (not every constructor allows it), else its sentence."""
+    """The exception itself if it survives the trip (not every constructor allows it), else its sentence. Its owner does
+    not read folders of the server; the log does."""
+    if (shown := without_folders(said := str(error))) != said:
+        _log.warning("%s", said)
+        error.args = (shown,)
+        if str(error) != shown:
+            error = JobCancelled(shown) if isinstance(error, JobCancelled) else JobError(shown)
     try:
         data = cloudpickle.dumps(error)
         pickle.loads(data)

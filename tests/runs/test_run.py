@@ -239,7 +239,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "nothing.safetensors", "There is no run at")
+    assert_refused(tmp_path / "nothing.safetensors", "There is no run nothing.safetensors")
     assert_refused(tmp_path)
 
 

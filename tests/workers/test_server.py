@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from circuit.common.errors import JobCancelled, JobError, PromptError
+from circuit.common.errors import JobCancelled, JobError, ModelError, PromptError
 from circuit.edges.method import Method
 from circuit.jobs.attribute import attribute
 from circuit.prompts.presets import PRESETS
@@ -32,6 +32,7 @@ from tests.job_functions import (
     eat_memory,
     leave,
     lives,
+    names_folders,
     running,
     spared_by_collector,
     square,
@@ -145,6 +146,14 @@ def test_an_error_that_cannot_travel_arrives_as_its_sentence(server: JobServer) 
     job = server.submit(awkward_error, None)
     job.wait(30)
     assert (job.state, job.error) == ("failed", "Row 3 is empty.")
+
+
+def test_an_error_names_no_folder_of_the_server(server: JobServer, tmp_path: Path) -> None:
+    job = server.submit(names_folders, tmp_path)
+    assert job.wait(30)
+    assert job.error == "The model small could not be loaded: no file config.json."
+    with pytest.raises(ModelError):
+        job.result()
 
 
 @pytest.mark.parametrize(
