@@ -294,7 +294,7 @@ def warnings(run: Run) -> None:
 page.begin(
     "2 · Attribute",
     "Every edge gets a mask between 0 (untouched) and 1 (ablated). Its **score** is the gradient of the loss with "
-    "respect to that mask: a positive score says that ablating the edge hurts the task.",
+    "respect to that mask: a positive score estimates that ablating the edge hurts the task.",
 )
 shared_settings.start_from()
 form = st.container()

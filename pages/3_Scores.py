@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from circuit.edges.agreement import disagreements, with_effects
 from circuit.edges.filter import strongest_of
 from circuit.edges.ranking import edge_table
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
@@ -167,7 +168,7 @@ def selected(run: Run, edge: int | None) -> None:
 
 
 def measured(run: Run, shown: np.ndarray, caption: str) -> None:
-    """Score against measured effect, for the strongest edges."""
+    """Score against measured effect, for the strongest edges and all others that were measured."""
     effects = session.effects(run)
     strongest = [int(edge) for edge in shown[:MEASURED]]
     if missing := tuple(edge for edge in strongest if edge not in effects):
@@ -176,24 +177,28 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
             f"{len(strongest)} strongest edges one at a time, on the run's {len(run.used_rows)} prompt pairs, "
             "shows how far to trust it."
         )
-        label = f"Measure {len(missing)} edges"
+        label = f"Measure {len(strongest)} edges"
         st.button(
             label,
             type="primary",
             disabled=measuring(run),
             on_click=measure,
             args=(run, missing),
-            help="Runs the model once for each edge, with that edge ablated: seconds for small models.",
+            help="Runs the model once for each edge, with that edge ablated: seconds for small models. Edges that were "
+            "measured before are not measured again.",
         )
-    there = {edge: effects[edge] for edge in strongest if edge in effects}
+    others = set(shown.tolist()) & set(effects)
+    there = {edge: effects[edge] for edge in dict.fromkeys([*strongest, *sorted(others)]) if edge in effects}
     if there:
-        st.markdown(f"Of the edges measured, {trust(run.scores, there)}")
+        furthest = markdown.plain(disagreements(run.graph, run.scores, there, run.noise))
+        st.markdown(f"{furthest}  \nOf the edges measured, {trust(run.scores, there)}")
         figure = effect_scatter(
             run.graph,
             run.scores,
             there,
             caption=caption,
             score_is=run.config.method.score,
+            noise=run.noise,
             dark=page.is_dark(),
             width=WIDE,
         )
@@ -210,6 +215,7 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
     st.subheader("Strongest edges", anchor=False)
     n_rows = st.session_state.get(keys.ROWS, 100)
     edges = edge_table(run.graph, run.scores, shown[:n_rows], ranks=run.ranks)
+    edges = with_effects(edges, session.effects(run), run.noise)
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
         edges,
@@ -220,7 +226,13 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
         on_select="rerun",
         selection_mode="single-row",
         column_config={
-            "score": st.column_config.NumberColumn(format="%+.5g", help="Positive: ablating the edge hurts the task."),
+            "score": st.column_config.NumberColumn(
+                format="%+.5g", help="Positive: ablating the edge is estimated to hurt the task."
+            ),
+            "measured effect": st.column_config.NumberColumn(
+                format="%+.5g", help="What ablating the edge alone really does to the loss."
+            ),
+            "agrees": st.column_config.TextColumn(help="Whether the effect has the sign of the score, beyond noise."),
             "share": percent,
             "cumulative share": percent,
         },
@@ -253,7 +265,7 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
 
 def as_file(run: Run, shown: np.ndarray, kind: str) -> bytes:
     """All edges that the filter lets through; made when somebody asks for the file."""
-    edges = edge_table(run.graph, run.scores, shown, ranks=run.ranks)
+    edges = with_effects(edge_table(run.graph, run.scores, shown, ranks=run.ranks), session.effects(run), run.noise)
     if kind == "csv":
         return edges.to_csv().encode()
     buffer = io.BytesIO()

@@ -8,6 +8,7 @@ import networkx as nx
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from circuit.edges.agreement import with_effects
 from circuit.edges.method import AblationType
 from circuit.edges.ranking import edge_table
 from circuit.edges.subgraph import circuit_graph, live_edges
@@ -68,7 +69,10 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     stable = stability.of_circuit(run, choice)
     if stable is not None:
         caption += "; faded: in few of 200 bootstrap draws of the prompts"
-    svg = graph_svg(drawn, layout, caption=caption, dark=page.is_dark(), tokens=run.tokens, stability=stable)
+    svg = graph_svg(
+        drawn, layout, caption=caption, dark=page.is_dark(), tokens=run.tokens, stability=stable,
+        effects=session.effects(run), noise=run.noise,
+    )  # fmt: skip
     name = f"circuit-{run.id[:8]}-{choice.n}"
     looked = st.query_params.get("look")
     height = min(layout.height + 90, 720)
@@ -80,7 +84,7 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     with export_at:
         exports(run, choice, drawn, svg, caption, name)
     with st.expander("The same as a table", icon=":material/table_rows:"):
-        table = edge_table(run.graph, run.scores, shown, ranks=run.ranks)
+        table = with_effects(edge_table(run.graph, run.scores, shown, ranks=run.ranks), session.effects(run), run.noise)
         st.dataframe(table, hide_index=True, height=260, alt=f"The {len(shown)} edges drawn, with their scores.")
     return drawn
 
@@ -105,7 +109,8 @@ def reading(run: Run, choice: Choice, n_live: int) -> str:
     return (
         "**Read it upwards**: the prompt comes in at the bottom, heads (ellipses) carry information between its words, "
         "MLPs (boxes) work on each word, and the next word is read off at the top. The thicker a line, the larger its "
-        f"score; blue helps the task, orange works against it. The other {rest:,} {others} carry {instead}. "
+        "score; blue is estimated to help the task, orange to work against it. "
+        f"The other {rest:,} {others} carry {instead}. "
         "**Click** a part to read about it, hover to single it out, zoom with Ctrl and scroll, drag to move."
     )
 
@@ -184,7 +189,8 @@ def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
         if kind == "node" and name in drawn:
             node_details(run, drawn, name, below)
         elif kind == "edge" and name.isdecimal() and len(name) < 12 and int(name) < run.graph.n_edges:
-            follow_effects(run)
+            if follow_effects(run):
+                st.rerun()  # the picture has been drawn without what was found
             edge_details(run, int(name))
         elif kind == "node":
             st.markdown(f"**{markdown.plain(name[:40])}** is not in this circuit.")

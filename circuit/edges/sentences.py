@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuit.edges.agreement import contradicts, is_no_effect
 from circuit.edges.graph import INPUT_WORDS, EdgeGraph, Node
 from circuit.edges.method import Method
 
@@ -32,34 +33,27 @@ def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
     return words
 
 
-_NO_CHANGE = 1e-3
-"""Of the score: a smaller effect has no sign to speak of."""
-
-_ROUNDING = 1e-6
-"""An effect this small may be float32's rounding of the loss."""
-
-
-def effect_words(score: float, effect: float | None = None, method: Method | None = None) -> str:
+def effect_words(score: float, effect: float | None = None, method: Method | None = None, noise: float = 0.0) -> str:
     """What the score says of ablating the edge, and what was measured, where it was.
 
     Only a gradient at the untouched model, which is what `method` is if it is not given, is an estimate of what
-    ablating this edge alone does; that of another is called what it is.
+    ablating this edge alone does; that of another is called what it is. An effect below `noise` is none.
     """
     change = "raises" if score > 0 else "lowers"
     if method is not None and not method.foretells:
-        words = f"its score is {score:+.3g}, the {method.score}: ablating it {change} the loss"
+        words = f"its score is {score:+.3g}, the {method.score}: ablating it is estimated to {change[:-1]} the loss"
     else:
-        words = f"ablating this edge {change} the loss by about {abs(score):.3g} (score)"
+        words = f"ablating this edge {change} the loss by about {abs(score):.3g}, as its score estimates"
     if score == 0:
         words = "its score is 0: ablating this edge should leave the loss as it is"
     if effect is None:
         return words
-    if abs(effect) < max(_ROUNDING, _NO_CHANGE * abs(score)):
+    if is_no_effect(score, effect, noise):
         return f"{words}; really ablating it leaves the loss as it is"
     changed = "raised" if effect > 0 else "lowered"
     if score == 0:
         return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}"
-    if (score > 0) == (effect > 0):
+    if not contradicts(score, effect, noise):
         return f"{words}; measured by really ablating it: {abs(effect):.3g}"
     return f"{words}; really ablating it {changed} the loss by {abs(effect):.3g}: the score has the wrong sign"
 

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from circuit.edges.agreement import contradictions
 from circuit.edges.graph import EdgeGraph
 from circuit.plots.colors import PALETTES
 from circuit.plots.frame import with_caption
@@ -71,16 +72,19 @@ def effect_scatter(
     *,
     caption: str,
     score_is: str = "linear estimate",
+    noise: float = 0.0,
     dark: bool = False,
     width: int = 900,
 ) -> go.Figure:
     """One point an edge: its score, and the measured rise of the loss when it alone is ablated.
 
-    On the line both are equal. `score_is` says what a score is (`circuit.edges.method.Method.score`).
+    On the line both are equal. Edges whose effect contradicts their score, beyond `noise`, are crosses.
+    `score_is` says what a score is (`circuit.edges.method.Method.score`).
     `customdata` is the edge's number, for `circuit.plots.heatmap.picked_edge`.
     """
     edges = list(effects)
     x, y = scores[edges].astype(np.float64), np.array([effects[edge] for edge in edges])
+    opposite = contradictions(scores, effects, noise)
     ends = [float(min(x.min(), 0.0)), float(max(x.max(), 0.0))]
     palette = PALETTES[dark]
     figure = go.Figure(
@@ -92,7 +96,11 @@ def effect_scatter(
             go.Scatter(
                 x=x, y=y, mode="markers", name="edge", customdata=[[edge] for edge in edges],
                 text=[graph.edge_label(edge) for edge in edges],
-                marker={"size": 9, "color": [palette.by_sign(value) for value in x]},
+                marker={
+                    "size": [12 if edge in opposite else 9 for edge in edges],
+                    "symbol": ["x" if edge in opposite else "circle" for edge in edges],
+                    "color": [palette.by_sign(value) for value in x],
+                },
                 hovertemplate="<b>%{text}</b><br>score %{x:.4g}<br>measured %{y:.4g}<extra></extra>",
             ),
         ]

@@ -8,7 +8,8 @@
 
 Kind of node: shape and colour. Sign of an edge: colour. Absolute score: width (by its square root) and strength of
 colour. Queries dash-dotted, keys dashed, values dotted, and solid what an MLP or the final residual reads; queries,
-keys and values also end at the left, middle and right of a head. Thin grey lines without an arrow join a key-value head
+keys and values also end at the left, middle and right of a head. A disc on an edge says that what was measured of it
+contradicts its score. Thin grey lines without an arrow join a key-value head
 to the heads that use it. Every node and edge is a group with a `data-item` (`node:A3.7`, `edge:1234`), which the page
 reports when it is clicked, and a title, which browsers show on hovering.
 """
@@ -24,6 +25,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import networkx as nx
 
+from circuit.edges.agreement import OPPOSITE, contradicts
 from circuit.edges.graph import INPUT_WORDS, EdgeGraph
 from circuit.edges.sentences import node_words
 from circuit.plots.colors import PALETTES, Palette
@@ -58,6 +60,8 @@ def graph_svg(
     stability: Mapping[int, float] | None = None,
     lines: Mapping[int, Line] | None = None,
     node_hint: str = "Click for its strongest edges.",
+    effects: Mapping[int, float] | None = None,
+    noise: float = 0.0,
 ) -> str:
     """The circuit as a complete SVG document.
 
@@ -70,9 +74,12 @@ def graph_svg(
         stability: For edges by number, in which share of the bootstrap's draws they are as strong: others are faded.
         lines: For every edge by number, how it is drawn, instead of by its score.
         node_hint: What a click on a node does.
+        effects: For edges by number, what ablating them was measured to do: named, and marked where it contradicts the
+            score.
+        noise: The size of an effect that is none.
     """
     palette = PALETTES[dark]
-    key, key_height = _key(drawn, layout.width, palette, lines)
+    key, key_height = _key(drawn, layout.width, palette, lines, effects, noise)
     caption_lines = textwrap.wrap(caption, int((layout.width - 16) / _CHARACTER))
     height = key_height + layout.height + _LINE * len(caption_lines) + 8
     text = "".join(
@@ -86,7 +93,7 @@ def graph_svg(
         f'<g class="key" fill="{palette.faint}">{key}</g>'
         f'<svg class="stage" y="{key_height}" width="{layout.width}" height="{layout.height}">'
         f'<g class="world">{_rules(layout, palette)}'
-        f"{circuit_marks(drawn, layout, palette, tokens, stability, lines, node_hint)}</g></svg>"
+        f"{circuit_marks(drawn, layout, palette, tokens, stability, lines, node_hint, effects, noise)}</g></svg>"
         f'<g class="caption" fill="{palette.faint}" font-size="10.5">{text}</g></svg>'
     )
 
@@ -99,13 +106,15 @@ def circuit_marks(
     stability: Mapping[int, float] | None = None,
     lines: Mapping[int, Line] | None = None,
     node_hint: str = "",
+    effects: Mapping[int, float] | None = None,
+    noise: float = 0.0,
 ) -> str:
     """The edges and nodes alone, as two groups of SVG: see `graph_svg`."""
     strongest = max((data["strength"] for *_, data in drawn.edges(data=True) if data["kind"] == "edge"), default=0) or 1
     ordered = _weak_first(drawn)
     if lines is not None:
         ordered.sort(key=lambda edge: lines[edge[2]].width if edge[2] in lines else -1.0)
-    edges = [_edge(drawn, edge, layout, strongest, palette, stability, lines) for edge in ordered]
+    edges = [_edge(drawn, edge, layout, strongest, palette, stability, lines, effects or {}, noise) for edge in ordered]
     nodes = [_node(drawn, name, layout, palette, tokens, node_hint) for name in drawn]
     return f'<g class="edges">{"".join(edges)}</g><g class="nodes">{"".join(nodes)}</g>'
 
@@ -196,6 +205,8 @@ def _edge(
     palette: Palette,
     stability: Mapping[int, float] | None,
     lines: Mapping[int, Line] | None,
+    effects: Mapping[int, float],
+    noise: float,
 ) -> str:
     tail, tip, _ = edge
     data = drawn.edges[edge]
@@ -212,11 +223,18 @@ def _edge(
     width = 0.8 + 3.8 * strength
     color = palette.by_sign(data["score"])
     dash = "" if data["input"] not in _DASHES else f' stroke-dasharray="{_dashes(data["input"], width)}"'
-    effect = "hurts" if data["score"] > 0 else "helps" if data["score"] < 0 else "should not change"
+    effect = "hurt" if data["score"] > 0 else "help" if data["score"] < 0 else "not change"
     title = (
         f"{tail} → {INPUT_WORDS[data['input']]} of {tip}: score {data['score']:+.4g}, number {data['rank']:,} of "
-        f"{drawn.graph['n_edges']:,} by |score|. Ablating this edge {effect} the task. Click for more."
+        f"{drawn.graph['n_edges']:,} by |score|. Ablating this edge is estimated to {effect} the task. Click for more."
     )
+    mark = ""
+    if (measured := effects.get(data["edge"])) is not None:
+        title += f" Measured by ablating it: the loss changes by {measured:+.4g}"
+        if contradicts(data["score"], measured, noise):
+            title += ", the opposite of its score"
+            mark = _opposite_mark(*_middle(points), palette)
+        title += "."
     opacity = 0.5 + 0.5 * strength
     if stability is not None:
         share = stability.get(data["edge"], 0.0)
@@ -231,7 +249,22 @@ def _edge(
         f'<title>{escape(title)}</title><path class="hit" d="{path}" fill="none" stroke="none" '
         f'stroke-width="{width + 8:.1f}" pointer-events="stroke"/>'
         f'<path class="line" d="{path}" fill="none" stroke="{color}" stroke-width="{width:.2f}"{dash}/>'
-        f'<path class="tip" d="{_arrow(points, width)}" fill="{color}"/></g>'
+        f'<path class="tip" d="{_arrow(points, width)}" fill="{color}"/>{mark}</g>'
+    )
+
+
+def _middle(points: Sequence[float]) -> tuple[float, float]:
+    """The middle of the curve."""
+    x, y = ((points[i] + 3 * points[i + 2] + 3 * points[i + 4] + points[i + 6]) / 8 for i in (0, 1))
+    return x, y
+
+
+def _opposite_mark(x: float, y: float, palette: Palette) -> str:
+    """A disc with the sign of an edge whose measured effect contradicts its score."""
+    return (
+        f'<g class="opposite" transform="translate({x:.1f} {y:.1f})"><circle r="6.5" fill="{palette.surface}" '
+        f'stroke="{palette.text}" stroke-width="1.2"/><text y="3.6" font-size="11" font-weight="700" '
+        f'text-anchor="middle" fill="{palette.text}">{OPPOSITE}</text></g>'
     )
 
 
@@ -287,7 +320,12 @@ def _arrow(points: Sequence[float], width: float) -> str:
 
 
 def _key(
-    drawn: nx.MultiDiGraph, width: int, palette: Palette, lines: Mapping[int, Line] | None = None
+    drawn: nx.MultiDiGraph,
+    width: int,
+    palette: Palette,
+    lines: Mapping[int, Line] | None = None,
+    effects: Mapping[int, float] | None = None,
+    noise: float = 0.0,
 ) -> tuple[str, int]:
     """What shapes, lines and colours mean, of those that occur; and the height that takes."""
     kinds = {node["kind"] for node in drawn.nodes.values()}
@@ -319,11 +357,14 @@ def _key(
         for each in sorted(meanings.values(), key=lambda each: -each.width):
             samples.append((line.format(each.color, each.width, f' opacity="{each.opacity}"'), each.words))
     if lines is None and any(data["score"] > 0 for data in scored):
-        samples.append((line.format(palette.helps, 4, ""), "score > 0: ablating it hurts"))
+        samples.append((line.format(palette.helps, 4, ""), "score > 0: estimated that ablating it hurts"))
     if lines is None and any(data["score"] < 0 for data in scored):
-        samples.append((line.format(palette.hurts, 4, ""), "score < 0: ablating it helps"))
+        samples.append((line.format(palette.hurts, 4, ""), "score < 0: estimated that ablating it helps"))
     if lines is None and any(data["score"] == 0 for data in scored):
         samples.append((line.format(palette.faint, 2, ""), "score 0"))
+    measured = effects or {}
+    if any(contradicts(data["score"], measured[data["edge"]], noise) for data in scored if data["edge"] in measured):
+        samples.append((_opposite_mark(0, 0, palette), "measured: the opposite of its score"))
     parts, x, y = [], 8.0, 13
     for sample, word in samples:
         need = 30 + _CHARACTER * len(word) + 10

@@ -11,7 +11,8 @@
     run = library.take_in(uploaded_bytes, "colleague.safetensors")
 
 A run is `<id>.safetensors`, written once and never changed. What is added later lies beside it: its name and note in
-`<id>.label.json`, what circuits were measured to keep in `<id>.curves.json`. Every file is written whole
+`<id>.label.json`, what circuits were measured to keep in `<id>.curves.json`, what ablating single edges was measured to
+do in `<id>.effects.json`. Every file is written whole
 (`circuit.common.files`), and ids are random, so several servers may share a directory: what another one writes or
 deletes meanwhile is there or is not. Nothing here imports torch.
 """
@@ -19,13 +20,14 @@ deletes meanwhile is there or is not. Nothing here imports torch.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,7 +50,8 @@ LONGEST_NAME, LONGEST_NOTE = 120, 5000
 """Characters."""
 
 _SUFFIX = ".safetensors"
-_LARGEST_LABEL, _LARGEST_CURVES = 100_000, 50 * MB
+_BESIDE = (".label.json", ".curves.json", ".effects.json")
+_LARGEST_LABEL, _LARGEST_CURVES, _LARGEST_EFFECTS = 100_000, 50 * MB, 20 * MB
 """Bytes."""
 _LEFT_OVER = 3600.0
 """Seconds after which a half-written file is one that nobody is writing any more."""
@@ -156,6 +159,30 @@ class RunLibrary:
             return {key: Curve.from_dict(values) for key, values in kept.items()}
         return {}
 
+    def effects(self, run_id: str) -> dict[int, float]:
+        """What ablating single edges of this run was measured to do, by number of edge; none where nothing is kept."""
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = read_json(self._path(run_id, ".effects.json"), _LARGEST_EFFECTS)
+            found = {int(edge): float(effect) for edge, effect in kept.items()}
+            if all(math.isfinite(effect) and edge >= 0 for edge, effect in found.items()):
+                return found
+        return {}
+
+    def keep_effects(self, run_id: str, measured: Mapping[int, float]) -> dict[int, float]:
+        """Add to the measured effects of this run's edges; returns all of them. Nothing is written for a run that is
+        not here.
+
+        Raises:
+            RunFileError: When they cannot be written.
+        """
+        with _keeping:  # two sessions that read, and then write, would lose what one of them has
+            effects = {**self.effects(run_id), **measured}
+            if run_id in self:
+                text = json.dumps({str(edge): effect for edge, effect in effects.items()})
+                with _said("What was measured could not be saved"):
+                    write_whole(self._path(run_id, ".effects.json"), lambda part: part.write_text(text, "utf-8"))
+        return effects
+
     def __contains__(self, run_id: str) -> bool:
         return self._path(run_id).exists()
 
@@ -220,7 +247,7 @@ class RunLibrary:
         """
         with _said("The run could not be deleted"):
             self._path(run_id).unlink(missing_ok=True)
-            for suffix in (".label.json", ".curves.json"):
+            for suffix in _BESIDE:
                 self._path(run_id, suffix).unlink(missing_ok=True)
 
     def take_in(self, content: bytes, file_name: str, largest: int = LARGEST_FILE) -> Run:
@@ -268,7 +295,7 @@ class RunLibrary:
             for file in os.scandir(self.folder):
                 run_id, _, kind = file.name.partition(".")
                 half = file.name.startswith(".") and kind.endswith(".part")
-                alone = kind in ("label.json", "curves.json") and RUN_ID.fullmatch(run_id) and run_id not in self
+                alone = f".{kind}" in _BESIDE and RUN_ID.fullmatch(run_id) and run_id not in self
                 if (half or alone) and time.time() - file.stat().st_mtime > _LEFT_OVER:
                     Path(file.path).unlink(missing_ok=True)
 

@@ -44,6 +44,8 @@ from circuit.prompts.pairs import LONGEST_NAME
 from circuit.runs.config import RunConfig
 
 FORMAT = "edgescope-run-1"
+_ROUNDING = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The relative spacing of numbers, by precision."""
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LARGEST_HEADER = 64 * MB
 """Bytes: more than the prompts of a run can take."""
@@ -106,7 +108,7 @@ class Run:
             parts.append(f"batches of {self.config.batch_size}")
         if self.config.keep_positions:
             parts.append("token positions apart")
-        return one_line("; ".join([*parts, "score > 0: ablating the edge hurts"]))
+        return one_line("; ".join([*parts, "score > 0: ablating the edge is estimated to hurt"]))
 
     def ranked(self, importance: Importance = "absolute", rule: SelectionRule = "top") -> Ranked:
         """The edges in the order in which circuits take them (`circuit.edges.choose`), and the circuits' sizes: sorted
@@ -114,6 +116,13 @@ class Run:
         if (importance, rule) not in self._ranked:
             self._ranked[importance, rule] = rank_edges(self.graph, self.scores, importance, rule)
         return self._ranked[importance, rule]
+
+    @property
+    def noise(self) -> float:
+        """What the run's precision may leave of an answer value that has not changed: an effect that is smaller says
+        nothing."""
+        digits = _ROUNDING.get(str(self.provenance.get("dtype", self.config.dtype)), _ROUNDING["float32"])
+        return digits * max(abs(self.baseline.clean), abs(self.baseline.corrupt))
 
     @cached_property
     def ranks(self) -> Int[np.ndarray, " n_edges"]:

@@ -306,8 +306,8 @@ _TERMS = (
         "score",
         "Score and its sign",
         "scores",
-        "An estimate of how much the loss rises when the edge is ablated. **Positive: ablating the edge hurts the "
-        "task, so the edge helps. Negative: the edge works against it.** Importance is the absolute value.",
+        "An estimate of how much the loss rises when the edge is ablated. **Positive: ablating the edge should "
+        "hurt the task, so the edge helps. Negative: the edge works against it.** Importance is the absolute value.",
         "score[d, s] = mean over prompts of Σ over positions of ⟨∂L/∂x_d , a_s − c_s⟩, with x_d what the destination "
         "reads, c_s what the source wrote, a_s what replaces it",
         SYED,
@@ -386,7 +386,8 @@ _TERMS = (
         "Measured effect",
         "scores",
         "What ablating one edge alone really does to the loss. A score at mask value 0 is the linear estimate of it; "
-        "other scores are slopes where all edges are ablated together. Measuring shows how far to trust them.",
+        "other scores are slopes where all edges are ablated together. An edge that really does the opposite of what "
+        "its score estimates is marked with ≠.",
         source=HEIMERSHEIM,
         also=("score",),
     ),

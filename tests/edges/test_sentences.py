@@ -29,20 +29,27 @@ def test_an_edge_in_words(graph: EdgeGraph, name: str, words: str) -> None:
 
 
 def test_a_measured_effect_stands_beside_its_estimate() -> None:
-    assert effect_words(0.43) == "ablating this edge raises the loss by about 0.43 (score)"
+    assert effect_words(0.43) == "ablating this edge raises the loss by about 0.43, as its score estimates"
     assert effect_words(0.43, 0.39).endswith(
-        "raises the loss by about 0.43 (score); measured by really ablating it: 0.39"
+        "raises the loss by about 0.43, as its score estimates; measured by really ablating it: 0.39"
     )
     assert effect_words(-0.5, 0.25) == (
-        "ablating this edge lowers the loss by about 0.5 (score); really ablating it raised the loss by 0.25: the "
-        "score has the wrong sign"
+        "ablating this edge lowers the loss by about 0.5, as its score estimates; really ablating it raised the loss "
+        "by 0.25: the score has the wrong sign"
     )
 
 
 @pytest.mark.parametrize("effect", [0.0, 1e-8, -1e-8, 4e-4])
 def test_an_effect_that_is_none_has_no_wrong_sign(effect: float) -> None:
-    words = "ablating this edge lowers the loss by about 0.5 (score); really ablating it leaves the loss as it is"
-    assert effect_words(-0.5, effect) == words
+    words = (
+        "ablating this edge lowers the loss by about 0.5, as its score estimates; really ablating it leaves the loss"
+    )
+    assert effect_words(-0.5, effect) == f"{words} as it is"
+
+
+def test_an_effect_within_the_precisions_noise_is_none() -> None:
+    assert effect_words(-0.5, 0.03, noise=0.05).endswith("really ablating it leaves the loss as it is")
+    assert effect_words(-0.5, 0.03, noise=0.02).endswith("the score has the wrong sign")
 
 
 def test_a_score_of_zero_has_no_sign() -> None:
@@ -55,8 +62,8 @@ def test_only_a_gradient_at_the_untouched_model_is_called_an_estimate() -> None:
     assert effect_words(0.43, method=Method()) == effect_words(0.43)
     integrated, halfway = Method(mask_val=None, integrated_grad_samples=5), Method(mask_val=0.5)
     assert effect_words(0.43, 0.39, integrated) == (
-        "its score is +0.43, the mean slope of the loss while all edges are ablated together: ablating it raises the "
-        "loss; measured by really ablating it: 0.39"
+        "its score is +0.43, the mean slope of the loss while all edges are ablated together: ablating it is estimated "
+        "to raise the loss; measured by really ablating it: 0.39"
     )
     assert "slope of the loss where all edges are ablated by 0.5" in effect_words(0.43, method=halfway)
     assert Method().score == "linear estimate"

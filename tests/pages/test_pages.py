@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import curve_sizes
+from circuit.runs.library import RunLibrary
 from circuit.runs.run import Baseline, Run
 from circuit.ui.frame.markdown import JOINER
 from circuit.ui.frame.server import job_server
@@ -1024,7 +1026,7 @@ def test_clicking_a_cell_shows_its_edges_and_clicking_one_explains_it(stored: Ru
     visitor.run()
     assert "**A0.1 → A2.0.V** · number" in visitor.words()
     assert "Head 1 of layer 0 writes into the value input of key-value head 0 (heads 0 to 1)" in visitor.words()
-    assert f"the loss by about {abs(stored.scores[edge]):.3g} (score)" in visitor.words()
+    assert f"the loss by about {abs(stored.scores[edge]):.3g}, as its score estimates" in visitor.words()
     assert visitor.query()["edge"] == str(edge)
     again = Visitor(SCORES, **visitor.query())  # a reload, or a link
     assert "**A0.1 → A2.0.V** · number" in again.words()
@@ -1046,11 +1048,31 @@ def test_an_edge_is_measured_by_really_ablating_it(stored: Run) -> None:
     assert f"measured by really ablating it: {abs(effect):.3g}" in visitor.words()  # kept over pages
 
 
+def test_an_edge_that_does_the_opposite_of_its_score_is_marked_and_found_again_after_a_reload(stored: Run) -> None:
+    library = RunLibrary(Path(os.environ["EDGESCOPE_RUNS"]))
+    again = replace(stored, id=uuid.uuid4().hex)
+    library.save(again)
+    edges = live_edges(again.graph, top_edges(again.scores, 40))
+    edge = int(edges[0])
+    library.keep_effects(again.id, {edge: -3 * float(again.scores[edge])})
+    visitor = Visitor(CIRCUIT, run=again.id, edges="40", look=f"edge:{edge}")
+    assert visitor.picture().count('class="opposite"') == 2
+    assert "≠ Measured, it does the opposite" in visitor.words()
+    assert "the score has the wrong sign" in visitor.words()
+    visitor = Visitor(SCORES, run=again.id)
+    table = next(frame.value for frame in visitor.at.dataframe if "agrees" in frame.value)
+    assert table.loc[edge, "agrees"] == "≠ opposite"
+    visitor.choose(view="Score and effect")
+    said = visitor.words()
+    assert said.index("Furthest from their scores: ") < said.index("have the sign of their score")
+    assert "≠ the opposite" in said
+
+
 def test_the_strongest_edges_are_measured_beside_their_scores(stored: Run) -> None:
     visitor = Visitor(SCORES, run=stored.id)
     visitor.choose(view="Score and effect")
     visitor.click("Measure 30 edges")
-    visitor.wait(lambda: "have the sign of their score" in visitor.words())
+    visitor.wait(lambda: "of 30 have the sign of their score" in visitor.words())
     points = visitor.figure()["data"][1]
     assert [edge for (edge,) in points["customdata"]] == top_edges(stored.scores, 30).tolist()
 

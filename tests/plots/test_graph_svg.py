@@ -193,10 +193,11 @@ def test_the_key_explains_what_occurs_and_nothing_else() -> None:
     scores[names.index("Resid Start->A1.0.Q")] = -0.5
     drawn = circuit_graph(graph, top_edges(scores, 1), scores)
     root = ElementTree.fromstring(graph_svg(drawn, circuit_layout(drawn), caption=CAPTION))
-    assert key_words(root) == {"head", "embedding", "query", "score < 0: ablating it helps"}
+    assert key_words(root) == {"head", "embedding", "query", "score < 0: estimated that ablating it helps"}
     (title,) = (group.findtext(f"{SVG}title") for group in edge_groups(root))
     assert title is not None
     assert title.startswith("Resid Start → query input of A1.0: score -0.5, number 1 of 46 by |score|. Ablating this")
+    assert "Ablating this edge is estimated to help the task." in title
 
 
 def test_positions_are_labelled_with_their_tokens() -> None:
@@ -217,3 +218,21 @@ def test_lines_stay_inside_the_picture() -> None:
             x0, _, x1, _, x2, _, x3, _ = (float(v) for v in re.findall(r"-?[\d.]+", line_of(group).get("d") or ""))
             middle = (x0 + 3 * x1 + 3 * x2 + x3) / 8
             assert all(0 <= x <= width for x in (x0, middle, x3))
+
+
+def test_an_edge_whose_measured_effect_contradicts_its_score_is_marked_by_a_sign_and_in_words() -> None:
+    graph = SHAPES[0]
+    scores = random_scores(graph)
+    edges = live_edges(graph, top_edges(scores, 40))
+    first, second = edges[:2].tolist()
+    effects = {first: -float(scores[first]), second: float(scores[second])}
+    drawn = circuit_graph(graph, edges, scores)
+    layout = circuit_layout(drawn)
+    svg = graph_svg(drawn, layout, caption=CAPTION, effects=effects)
+    assert svg.count('class="opposite"') == 2  # on the edge, and in the key
+    assert "measured: the opposite of its score" in svg
+    titles = [title for title in re.findall(r"<title>(.*?)</title>", svg) if "Measured by ablating it" in title]
+    assert len(titles) == 2
+    assert sum("the opposite of its score" in title for title in titles) == 1
+    assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION, effects=effects, noise=1e9)
+    assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION)

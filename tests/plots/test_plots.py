@@ -365,6 +365,12 @@ def test_a_point_of_the_scatter_is_an_edge_that_can_be_picked() -> None:
     assert list(line.x) == list(line.y)
 
 
+def test_edges_whose_effect_contradicts_their_score_are_crosses() -> None:
+    scores = random_scores(SHAPES[0])
+    effects = {7: float(scores[7]), 8: -float(scores[8])}
+    assert list(effect_scatter(SHAPES[0], scores, effects, caption=CAPTION).data[1].marker.symbol) == ["circle", "x"]
+
+
 def test_the_axis_of_the_scatter_says_what_a_score_is() -> None:
     of = effect_scatter(SHAPES[0], random_scores(SHAPES[0]), {7: 0.25}, caption=CAPTION, score_is="mean slope")
     assert of.layout.xaxis.title.text == "score: the mean slope"

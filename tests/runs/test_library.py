@@ -581,3 +581,23 @@ def test_a_name_is_kept_to_its_length(library: RunLibrary) -> None:
     library.label(run.id, "m" * 10_000, "n" * 10_000)
     (entry,) = library.listing().entries
     assert (len(entry.name), len(entry.note)) == (run_library.LONGEST_NAME, run_library.LONGEST_NOTE)
+
+
+def test_measured_effects_are_kept_beside_the_run_and_go_with_it(tmp_path: Path) -> None:
+    library, run = RunLibrary(tmp_path), make_run()
+    assert library.keep_effects(run.id, {3: 0.5}) == {3: 0.5}  # not saved: nothing to keep them beside
+    assert library.effects(run.id) == {}
+    library.save(run)
+    library.keep_effects(run.id, {3: 0.5, 7: -1.25})
+    assert RunLibrary(tmp_path).keep_effects(run.id, {3: 0.75}) == {3: 0.75, 7: -1.25}
+    assert library.effects(run.id) == {3: 0.75, 7: -1.25}
+    library.delete(run.id)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"1": NaN}', '{"1": null}', '{"-1": 2.0}'])
+def test_a_damaged_file_of_effects_is_as_good_as_none(tmp_path: Path, content: str) -> None:
+    library, run = RunLibrary(tmp_path), make_run()
+    library.save(run)
+    (tmp_path / f"{run.id}.effects.json").write_text(content)
+    assert library.effects(run.id) == {}

@@ -78,6 +78,13 @@ def test_accuracy_may_be_unknown(tmp_path: Path) -> None:
     assert np.isnan(Run.load(tmp_path / "run").baseline.accuracy)
 
 
+def test_noise_is_what_the_precision_leaves_of_the_answer_value() -> None:
+    run = make_run()
+    assert run.noise == 2**-7 * 1.5  # bfloat16, and a baseline of 1.5 and -0.25
+    run.provenance["dtype"] = "float32"
+    assert run.noise == 2**-23 * 1.5
+
+
 def test_parts_of_a_baseline_add_up_though_some_have_no_wrong_answers() -> None:
     parts = (Baseline(1.0, 0.5, 1.0, 2), Baseline(0.5, 0.25, float("nan"), 0), Baseline(0.25, 0.0, 0.25, 4))
     assert parts[0] + parts[1] + parts[2] == Baseline(1.75, 0.75, 0.5, 6)
@@ -166,7 +173,7 @@ def test_the_caption_says_what_the_scores_are_of() -> None:
         "7 points (midpoint rule)",
         "logprob avg_diff",
         "batch all tok mean ablation from clean prompts",
-        "score > 0: ablating the edge hurts",
+        "score > 0: ablating the edge is estimated to hurt",
     ):
         assert part in caption
 

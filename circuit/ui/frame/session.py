@@ -223,5 +223,19 @@ def keep_curve(run: Run, key: str, measured: Curve) -> None:
 
 
 def effects(run: Run) -> dict[int, float]:
-    """What ablating single edges of this run really did, by number of edge."""
-    return st.session_state.setdefault(keys.EFFECTS, {}).setdefault(run.id, {})
+    """What ablating single edges of this run really did, by number of edge; kept in a file beside the run's."""
+    known: dict[str, dict[int, float]] = st.session_state.setdefault(keys.EFFECTS, {})
+    if run.id not in known:
+        kept = my_runs.library().effects(run.id)
+        known[run.id] = {edge: effect for edge, effect in kept.items() if edge < run.graph.n_edges}
+    return known[run.id]
+
+
+def keep_effects(run: Run, measured: dict[int, float]) -> None:
+    """Add what was measured to what this session knows, and to the file."""
+    known = effects(run)
+    known.update(measured)
+    try:
+        known.update(my_runs.library().keep_effects(run.id, measured))
+    except RunFileError as error:
+        st.session_state[keys.NOTICE] = f"{error} It stays here until you close this page."

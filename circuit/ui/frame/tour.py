@@ -50,8 +50,8 @@ def _score(run: Run) -> str:
         "The **score** of an edge estimates what happens when the edge is *ablated*: when the reader gets what the "
         f"writer wrote on the corrupt prompt. Here the strongest edge is **{run.graph.edge_label(edge)}** with "
         f"**{run.scores[edge]:+.2f}**: {edge_words(run.graph, edge)}, and {what}. "
-        "**Positive means the edge helps the task; negative, that it works against it.** All the options on this page "
-        "are ways of estimating that; the ones that are set will do."
+        "**Positive: the edge is estimated to help the task; negative, to work against it.** All the options on this "
+        "page are ways of estimating that; the ones that are set will do."
     )
 
 
@@ -59,8 +59,8 @@ def _pruning(run: Run) -> str:
     return (
         f"**Pruning** keeps the strongest of the {run.graph.n_edges:,} edges and ablates all others: what is left is "
         "the **circuit**. Read the picture from the bottom, where the prompt comes in, to the top, where the next word "
-        "is read. Thick lines have large scores; blue ones help, orange ones hinder. **Move the slider** *Edges kept*: "
-        "fewer edges are easier to understand, more do the task better. Click a head to read about it."
+        "is read. Thick lines have large scores; by these, blue ones help, orange ones hinder. **Move the slider** "
+        "*Edges kept*: fewer edges are easier to understand, more do the task better. Click a head to read about it."
     )
 
 

@@ -113,7 +113,8 @@ def choose(run: Run) -> Choice:
         "Ranked by",
         list(IMPORTANCE),
         help="|score| takes edges that help and edges that hinder, the strongest first. score > 0 takes only those "
-        "whose ablation hurts the task. Signed goes on from these into the negative ones, the strongest last.",
+        "whose ablation is estimated to hurt the task. Signed goes on from these into the negative ones, the strongest "
+        "last.",
         **in_address(keys.RANKED_BY, IMPORTANCE),
     )
     hanging = hanging_at.selectbox(

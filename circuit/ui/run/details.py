@@ -16,13 +16,14 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from circuit.edges.agreement import OPPOSITE, contradicts
 from circuit.edges.sentences import edge_words, effect_words, node_words
 from circuit.edges.subgraph import node_edges
 from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effects, read_attention
 from circuit.models.tokenizer import visible
 from circuit.plots.attention import attention_heatmaps
 from circuit.runs.run import Run
-from circuit.ui.frame import job_panel, keys, markdown, session
+from circuit.ui.frame import explain, job_panel, keys, markdown, session
 from circuit.ui.frame.widgets import kept
 
 
@@ -31,8 +32,14 @@ def edge_details(run: Run, edge: int) -> None:
     words = edge_words(run.graph, edge, run.tokens)
     st.markdown(
         f"**{run.graph.edge_label(edge)}** · number {run.ranks[edge]:,} of {run.graph.n_edges:,} by |score|  \n"
-        f"{markdown.plain(words[0].upper() + words[1:])}; {effect_words(score, effect, run.config.method)}."
+        f"{markdown.plain(words[0].upper() + words[1:])}; {effect_words(score, effect, run.config.method, run.noise)}."
     )
+    if effect is not None and contradicts(score, effect, run.noise):
+        st.warning(
+            f"**{OPPOSITE} Measured, it does the opposite**: by its score this edge "
+            f"{'helps' if score > 0 else 'hinders'}, and really it {'helps' if effect > 0 else 'hinders'}. "
+            f"{explain.more('effect')}"
+        )
     if effect is not None and not 0.5 < abs(effect) / max(abs(score), 1e-12) < 2:
         st.caption(
             "A score is read from gradients, and taking the edge out altogether can do much more or less than they "
@@ -60,10 +67,11 @@ def measuring(run: Run) -> bool:
     return job_panel.running(f"effects-{run.id}") is not None
 
 
-def follow_effects(run: Run) -> None:
-    """Before `edge_details`, so that these show what was found."""
+def follow_effects(run: Run) -> bool:
+    """Before `edge_details`, so that these show what was found; says whether something new was."""
     if (new := job_panel.follow(f"effects-{run.id}", in_address=True)) is not None:
-        session.effects(run).update(new)
+        session.keep_effects(run, new)
+    return new is not None
 
 
 def node_details(run: Run, drawn: nx.MultiDiGraph, name: str, below: DeltaGenerator) -> None:
@@ -82,13 +90,22 @@ def node_details(run: Run, drawn: nx.MultiDiGraph, name: str, below: DeltaGenera
             f"**{title}**: {len(edges):,} edges, sum of |score| {strength.sum():.3g}; {inside} of them in the circuit",
             *(
                 f"{'●' if edge in here else '○'} {run.graph.edge_label(edge)}: {run.scores[edge]:+.3g}"
+                f"{_beside(run, edge)}"
                 for edge in strongest.tolist()
             ),
         ]
         st.markdown("  \n".join(lines))
-    st.caption("● in the circuit, ○ not")
+    st.caption(f"● in the circuit, ○ not, {OPPOSITE} measured: the opposite of its score")
     if node["kind"] == "head":
         attention(run, node, below)
+
+
+def _beside(run: Run, edge: int) -> str:
+    """What was measured of the edge, to stand beside its score."""
+    if (effect := session.effects(run).get(edge)) is None:
+        return ""
+    mark = f" {OPPOSITE}" if contradicts(float(run.scores[edge]), effect, run.noise) else ""
+    return f"{mark} (measured {effect:+.3g})"
 
 
 def attention(run: Run, node: Mapping[str, Any], below: DeltaGenerator) -> None:
