@@ -40,6 +40,8 @@ def check_request(request: Any) -> None:
 _SHORT = 20_000
 """Millions of parameters times passes of one prompt: about fifteen seconds on a laptop, as long as the ready example on
 a real model takes."""
+_LEAST = 20
+"""Millions of parameters below which a pass gets no quicker: handing over a prompt takes as long as computing on it."""
 
 
 def is_short(function: Callable[..., Any], request: Any) -> bool:
@@ -50,7 +52,7 @@ def is_short(function: Callable[..., Any], request: Any) -> bool:
     parts = [part for part in _parts(request) if isinstance(getattr(part, "model", None), str)]
     if not parts or not all(is_here(part.model) for part in parts):
         return False
-    return sum(known()[part.model].parameters or _SHORT for part in parts) * _passes(request) <= _SHORT
+    return sum(max(known()[part.model].parameters or _SHORT, _LEAST) for part in parts) * _passes(request) <= _SHORT
 
 
 def _passes(request: Any) -> int:

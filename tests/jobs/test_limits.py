@@ -36,6 +36,7 @@ def sizes(config: RunConfig, n: int) -> MeasureRequest:
         (check_prompts, CheckRequest("teaching", PROMPTS), True),
         (measure_all, [sizes(TEACHING, 9)], True),
         (attribute, RunConfig("teaching", MANY, LONG), False),
+        (attribute, RunConfig("teaching", MANY), False),
         (measure_all, [sizes(RunConfig("teaching", MANY), 200)] * 3, False),
         (attribute, RunConfig("gpt2", PROMPTS), False),  # it may have to be fetched
         (attribute, RunConfig("local/gone", PROMPTS), False),
