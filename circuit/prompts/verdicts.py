@@ -217,15 +217,15 @@ def _of_corrupting(paired: Mapping[int, PairResult], summary: Summary) -> list[V
             "Look whether clean and corrupt are swapped."
         )
         return [Verdict("error", words)]
-    if summary.drop.low <= 0:
-        words = "It is not certain that corrupting changes the answer: the mean change may well be zero"
-        return [Verdict("warning", f"{words} (95 % interval {summary.drop.interval}).")]
     if (few := drivers(paired)) and len(few) <= n / 5:
         words = (
             f"{len(few)} pair{'s drive' if len(few) > 1 else ' drives'} 60 % of the difference between clean and "
             f"corrupt ({listed(few)} of {n}): scores would mostly be about {'these' if len(few) > 1 else 'it'}."
         )
         return [Verdict("warning", words)]
+    if summary.drop.low <= 0:
+        words = "It is not certain that corrupting changes the answer: the mean change may well be zero"
+        return [Verdict("warning", f"{words} (95 % interval {summary.drop.interval}).")]
     return []
 
 

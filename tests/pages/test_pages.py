@@ -314,7 +314,7 @@ def test_a_paste_becomes_rows_and_what_is_wrong_with_it_is_named_by_its_line() -
 
 
 def test_more_rows_than_a_page_can_hold_are_refused_however_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuit.prompts.files.MOST_ROWS", 3)
+    monkeypatch.setattr("circuit.prompts.pairs.MOST_ROWS", 3)
     visitor = Visitor()
     visitor.work_on("teaching", NUMBERS)
     visitor.go(PROMPTS)

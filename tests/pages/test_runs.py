@@ -353,7 +353,7 @@ def test_the_owners_limits_on_runs_hold(
     monkeypatch.setenv("EDGESCOPE_LARGEST_UPLOAD", "0.1")
     visitor = Visitor(RUNS)
     upload(visitor, bytes(2**20))
-    assert "runs of up to 0.1 MB are taken" in visitor.errors()
+    assert "runs of up to 100 kB are taken" in visitor.errors()
     monkeypatch.setenv("EDGESCOPE_MOST_RUNS", "2")
     visitor.work_on(small, NUMBERS)
     visitor.go(ATTRIBUTE)

@@ -13,11 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from circuit.common.errors import PromptError
+from circuit.common.text import one_line
 from circuit.jobs import load
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.models.tokenizer import visible
 from circuit.prompts.encode import Encoded, encode
-from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.pairs import LONGEST_NAME, PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.ui.prompts.table import COLUMNS, NUMBER, from_table, to_table, wants_numbers
 
@@ -40,7 +41,7 @@ ENTRIES = st.dictionaries(KEYS, st.text() | st.lists(st.text()) | JSON)
 @given(TEXT, st.lists(PAIRS).map(tuple))
 @example("数 · é", (PromptPair(" Ünïcode 🔬 ", "\tline\nend ", (" a", " b", "|", ""), ()),))
 def test_json_keeps_every_character(name: str, pairs: tuple[PromptPair, ...]) -> None:
-    prompts = PromptSet(name, pairs)
+    prompts = PromptSet(one_line(name, LONGEST_NAME), pairs)  # names are a line of text
     assert PromptSet.from_json(prompts.to_json()) == prompts
     assert PromptSet.from_json(json.dumps(json.loads(prompts.to_json()))) == prompts  # any writer's JSON
 

@@ -436,12 +436,13 @@ def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> No
             "CMD are made of. Rank by signed score, which goes on into the others."
         )
         return
+    how = hanging_words(setting.rule, setting.drop_dead_ends)
     st.caption(
-        f"Circuits are by **{words}**. CPR and CMD are areas over the shares of edges of the Mechanistic "
-        f"Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as many of this model's "
-        f"{run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by signed score and CMD of "
-        "circuits by absolute score: choose these under *Ranked by* to compare with it. Large sizes dominate the area: "
-        "a curve that reaches 100 % early has CPR near 1 and CMD near 0."
+        f"Circuits are by **{IMPORTANCE_WORDS[setting.importance]}**, {how}. CPR and CMD are areas over the shares of "
+        "edges of the Mechanistic Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as "
+        f"many of this model's {run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by "
+        "signed score and CMD of circuits by absolute score: choose these under *Ranked by* to compare with it. Large "
+        "sizes dominate the area: a curve that reaches 100 % early has CPR near 1 and CMD near 0."
     )
 
 
