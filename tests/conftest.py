@@ -49,6 +49,15 @@ def small(small_folder: Path) -> str:
     return f"local/{small_folder.name}"
 
 
+@pytest.fixture(scope="module")
+def pages_worker(small: str) -> Iterator[None]:
+    """The job server that the pages start, whose worker finds the small model, ends with the module's tests."""
+    from circuit.ui.frame.server import job_server
+
+    yield
+    job_server.clear()
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> PatchableModel:
     """SmolLM2-135M as the app loads it: fetched and converted on a fresh machine."""

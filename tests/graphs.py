@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 
 from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import top_edges
+from circuit.edges.subgraph import circuit_graph
+from circuit.plots.layout import Layout, circuit_layout, next_step
 
 SHAPES = [
     EdgeGraph(3, 4, 4),
@@ -19,3 +23,14 @@ SMOL = EdgeGraph(n_layers=30, n_heads=9, n_kv_heads=3)
 def random_scores(graph: EdgeGraph, seed: int = 0) -> np.ndarray:
     """Heavy-tailed, as scores are."""
     return np.random.default_rng(seed).standard_t(2, graph.n_edges).astype(np.float32)
+
+
+def circuit(graph: EdgeGraph, n: int) -> nx.MultiDiGraph:
+    scores = random_scores(graph)
+    return circuit_graph(graph, top_edges(scores, min(n, graph.n_edges)), scores)
+
+
+def laid_out(graph: EdgeGraph, n: int) -> tuple[nx.MultiDiGraph, Layout]:
+    drawn = circuit(graph, n)
+    step = next_step(n, apart=graph.seq_len is not None)
+    return drawn, circuit_layout(drawn, None if step is None else circuit(graph, step))

@@ -9,8 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PRINTS = (
     "{0: torch.Size([24, 49152]), 100: torch.Size([24, 49152]), 1000: torch.Size([24, 49152])}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -123,3 +124,10 @@ def test_public_names_are_there_and_say_what_they_are(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         circuit.nothing  # type: ignore[attr-defined] # noqa: B018
+
+
+def test_no_test_imports_from_another_test() -> None:
+    """What tests share lies in modules of its own, and in fixtures."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = [name for name in imported(path) if re.match(r"tests\.(\w+\.)*(test_|conftest)", name)]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from playwright.sync_api import Locator, Page, expect
 
 READY = 120_000  # milliseconds: a job waits for the worker to import torch, and for the model
-
-
 _QUIET = """() => {
     const app = document.querySelector('[data-testid="stApp"]'), now = performance.now();
     window.settling ??= {since: now, quiet: now};
@@ -49,3 +47,15 @@ def open_popover(page: Page, name: str, inside: Locator) -> None:
         except AssertionError:
             continue
     expect(inside).to_be_visible()
+
+
+def click_line(tab: Page, edge: Locator) -> None:
+    """Click a point near the start of an edge's line, where few others cross it."""
+    at = edge.locator(".hit").evaluate(
+        """path => {
+            const point = path.getPointAtLength(0.2 * path.getTotalLength())
+            const { x, y } = point.matrixTransform(path.getScreenCTM())
+            return [x, y]
+        }"""
+    )
+    tab.mouse.click(*at)

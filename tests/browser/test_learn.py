@@ -7,8 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.pages import READY, settle
-from tests.browser.test_reading import click_line
+from tests.browser.pages import READY, click_line, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -17,7 +17,7 @@ from circuit.plots.heatmap import block_of
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from tests.browser.pages import READY, go, settle
+from tests.browser.pages import READY, click_line, go, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -50,18 +50,6 @@ def click_cell(tab: Page, plot: Locator, column: str, row: str) -> None:
         [column, row],
     )
     tab.mouse.move(*at)
-    tab.mouse.click(*at)
-
-
-def click_line(tab: Page, edge: Locator) -> None:
-    """Click a point near the start of an edge's line, where few others cross it."""
-    at = edge.locator(".hit").evaluate(
-        """path => {
-            const point = path.getPointAtLength(0.2 * path.getTotalLength())
-            const { x, y } = point.matrixTransform(path.getScreenCTM())
-            return [x, y]
-        }"""
-    )
     tab.mouse.click(*at)
 
 

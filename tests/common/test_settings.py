@@ -13,13 +13,9 @@ from typing import Any
 
 import pytest
 
-from circuit.common.errors import CircuitError, SettingsError
+from circuit.common.errors import SettingsError
 from circuit.common.settings import PREFIX, Settings, cache_folder, read_settings, runs_folder, settings
-from circuit.jobs.limits import check_request
-from circuit.jobs.measure import MeasureRequest
-from circuit.models.catalogue import hub_allowed, is_allowed, known, offered
-from circuit.prompts.pairs import PromptPair, PromptSet
-from circuit.runs.config import RunConfig
+from circuit.models.catalogue import hub_allowed, known, offered
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "edgescope.example.toml"
@@ -155,29 +151,3 @@ def test_settings_reach_what_they_settle(tmp_path: Path, monkeypatch: pytest.Mon
     assert "gpt2" in known()
     assert not hub_allowed()
     assert asdict(settings())["allowed_models"] == ("teaching",)
-
-
-def test_a_visitor_gets_allowed_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_allowed("gpt2")
-    assert not is_allowed("someone/something")
-    monkeypatch.setenv("EDGESCOPE_ALLOWED_MODELS", "teaching")
-    assert not is_allowed("gpt2")
-    monkeypatch.setenv("EDGESCOPE_ALLOW_HUB", "1")
-    assert is_allowed("someone/something")
-    for name in ("/etc/passwd", "../secret", "a/b/c", "local/../secret"):
-        assert not is_allowed(name), name
-
-
-def test_a_request_is_checked_wherever_it_names_a_model_or_holds_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = PromptSet("few", (PromptPair("a", "b", ("c",)),))
-    many = PromptSet("many", few.pairs * 4)
-    good, large = RunConfig("teaching", few), RunConfig("teaching", many)
-    elsewhere = RunConfig("/etc", few)
-    check_request(good)
-    for request in (elsewhere, [good, elsewhere], MeasureRequest(elsewhere, None, (1,))):  # type: ignore[arg-type]
-        with pytest.raises(CircuitError, match=r"'/etc.*is not offered by this server"):
-            check_request(request)
-    check_request(large)
-    monkeypatch.setenv("EDGESCOPE_MOST_PROMPTS", "3")
-    with pytest.raises(CircuitError, match="There are 4 prompt pairs, and this server allows 3 a run"):
-        check_request([good, large])

@@ -13,7 +13,7 @@ from circuit.edges.method import AblationType, Backward, Method
 from circuit.edges.method import Path as MethodPath
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "circuit" / "ui").rglob("*.py"))]
 
 METHODS = [
     Method(),

@@ -7,8 +7,8 @@ import torch
 
 from circuit.common.errors import OptionError
 from circuit.engine.attention import attention_patterns
-from tests.engine.test_mask_gradient import prompts
 from tests.small_models import VARIANTS, random_hf_model, shared_model
+from tests.small_prompts import prompts
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -9,9 +9,10 @@ from circuit.common.errors import JobCancelled, NumericalError, OptionError
 from circuit.edges.method import AblationType, Method
 from circuit.engine.effects import edge_effects
 from circuit.models.load import wrap
-from tests.engine.test_mask_gradient import StopAfter, loader, prompts
 from tests.slow_model import slow_ablated, slow_loss, slow_model
 from tests.small_models import random_hf_model, shared_model, tokenizer
+from tests.small_prompts import loader, prompts
+from tests.traces import StopAfter
 
 
 @pytest.mark.parametrize("ablation", [AblationType.RESAMPLE, AblationType.ZERO, AblationType.TOKENWISE_MEAN_CLEAN])

@@ -9,8 +9,16 @@ import torch
 
 from circuit.common.errors import OptionError, PromptError
 from circuit.edges.method import AnswerFunction, GradFunction, Method
-from circuit.engine.dataset import PromptDataset, PromptPairBatch
+from circuit.engine.dataset import PromptDataLoader, PromptDataset, PromptPairBatch
 from circuit.engine.loss import ANSWER_FUNCTIONS, GRAD_FUNCTIONS, answer_values, check_answers, loss, token_values
+from tests.slow_model import (
+    Prompts,
+    slow_loss,
+)
+from tests.small_models import (
+    D_VOCAB,
+)
+from tests.small_prompts import ragged
 
 ZERO = torch.zeros(2, 1, dtype=torch.long)
 LOG2, LOG3 = torch.log(torch.tensor(2.0)).item(), torch.log(torch.tensor(3.0)).item()
@@ -113,3 +121,16 @@ def test_a_function_that_does_not_exist_is_refused_by_name(name: Any) -> None:
         token_values(LOGITS, name)
     with pytest.raises(OptionError, match=r"answer_function must be one of 'avg_diff', 'avg_val', 'mse', and is "):
         answer_values(LOGITS, batch([torch.tensor([1])] * 2), name)
+
+
+def test_the_engines_loss_is_the_slow_loss() -> None:
+    """Value, not only gradient, with answers of different numbers."""
+    (batch,) = PromptDataLoader(ragged(), 5)
+    logits = torch.randn(5, D_VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+    pairs = Prompts(batch.clean, batch.corrupt, ragged().answers, ragged().wrong_answers)
+    for grad_function in GRAD_FUNCTIONS:
+        for answer_function in ANSWER_FUNCTIONS:
+            method = Method(grad_function, answer_function)
+            ours = loss(logits, batch, method)
+            theirs = slow_loss(logits.double(), pairs, grad_function, answer_function)
+            assert float(ours) == pytest.approx(float(theirs), rel=1e-5)

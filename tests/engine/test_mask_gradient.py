@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from circuit.common.errors import JobCancelled, NumericalError, OptionError, PromptError
 from circuit.common.settings import cache_folder
-from circuit.edges.method import AblationType, Method
+from circuit.edges.method import AblationType
 from circuit.engine.ablation import Ablation
 from circuit.engine.dataset import PromptDataLoader, PromptDataset
-from circuit.engine.loss import loss
 from circuit.engine.mask_gradient import edge_attribution_patching_prune_scores, mask_gradient_prune_scores
 from circuit.engine.masked_pass import MaskedPass
 from circuit.engine.model import PatchableModel
@@ -46,59 +44,12 @@ from tests.small_models import (
     shared_model,
     tokenizer,
 )
+from tests.small_prompts import ABLATIONS, dataset, flat, loader, one_row, prompts, ragged
+from tests.traces import StopAfter, traces
 
-ABLATIONS = [ablation.name for ablation in AblationType]
 READS_BATCH_SIZE = ("BATCH_TOKENWISE_MEAN", "BATCH_ALL_TOK_MEAN")
 GRAD_FUNCTIONS = ["logit", "prob", "logprob", "logit_exp"]
 ANSWER_FUNCTIONS = ["avg_diff", "avg_val", "mse"]
-
-
-# --- prompts -------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def prompts(n: int = 5, length: int = 9, seed: int = 0) -> Prompts:
-    """Pairs that differ in two tokens; two right and three wrong answers each."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = torch.randint(0, D_VOCAB, (n, length), generator=generator)
-    corrupt = clean.clone()
-    corrupt[:, [2, 5]] = (corrupt[:, [2, 5]] + torch.randint(1, D_VOCAB, (n, 2), generator=generator)) % D_VOCAB
-    answers = torch.randint(0, D_VOCAB, (n, 2), generator=generator)
-    return Prompts(clean, corrupt, answers, torch.randint(0, D_VOCAB, (n, 3), generator=generator))
-
-
-def dataset(of: Prompts) -> PromptDataset:
-    return PromptDataset(of.clean, of.corrupt, of.answers, of.wrong)
-
-
-def loader(of: Prompts, batch_size: int | None = None) -> PromptDataLoader:
-    return PromptDataLoader(dataset(of), batch_size or len(of))
-
-
-@functools.cache
-def ragged() -> PromptDataset:
-    """Five pairs of 4 to 11 tokens, with one to three answers each, not in order of length."""
-    generator = torch.Generator().manual_seed(3)
-    rows: list[list[Tensor]] = [[], [], [], []]
-    for n_answers, length in zip((2, 1, 3, 1, 2), (7, 11, 4, 9, 6), strict=True):
-        clean = torch.randint(1, D_VOCAB, (length,), generator=generator)
-        corrupt = clean.clone()
-        corrupt[1] = (corrupt[1] + 11) % D_VOCAB
-        corrupt[3] = (corrupt[3] + 5) % D_VOCAB
-        answers = torch.randint(1, D_VOCAB, (n_answers,), generator=generator)
-        wrong = torch.randint(1, D_VOCAB, (4 - n_answers,), generator=generator)
-        for part, value in zip(rows, (clean, corrupt, answers, wrong), strict=True):
-            part.append(value)
-    return PromptDataset(*rows)
-
-
-def one_row(of: PromptDataset, row: int) -> PromptDataset:
-    pick = slice(row, row + 1)
-    return PromptDataset(of.clean[pick], of.corrupt[pick], of.answers[pick], of.wrong_answers[pick])
-
-
-def flat(scores: Scores) -> Tensor:
-    return torch.cat([x.double().flatten() for x in scores.values()])
 
 
 # --- against autograd over a mask entry per edge -------------------------------------------------------------------
@@ -610,31 +561,6 @@ def test_progress_counts_to_its_total(ablation: str, steps: int) -> None:
     assert reports == [(step, steps) for step in range(1, steps + 1)]
 
 
-def traces(model: PatchableModel) -> list[Any]:
-    """Everything that a run could leave behind: hooks, gradients, what requires one, and the mode."""
-    modules = list(model.bridge.modules()) + list(model.bridge.original_model.modules())
-    parameters = list(model.bridge.original_model.parameters())
-    return [
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), m.training) for m in modules],
-        [(len(m.fwd_hooks), len(m.bwd_hooks)) for m in modules if hasattr(m, "fwd_hooks")],
-        [(p.requires_grad, p.grad is None) for p in parameters],
-        torch.is_grad_enabled(),
-    ]
-
-
-class StopAfter:
-    """A `cancelled` that says yes once so many steps are done."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done = steps, 0
-
-    def report(self, step: int, total: int, message: str) -> None:
-        self.done = step
-
-    def __call__(self) -> bool:
-        return self.done >= self.steps
-
-
 @pytest.mark.parametrize("name", ["gpt2", "phi"])
 def test_a_run_leaves_the_model_as_it_was(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """After a run, after a cancelled one, and after an error in the middle of a forward pass; and it prints nothing."""
@@ -680,16 +606,3 @@ def test_gradients_are_taken_inside_no_grad() -> None:
     with torch.no_grad():
         scores = mask_gradient_prune_scores(shared_model("gpt2"), loader(prompts()), mask_val=0.3)
     assert torch.equal(flat(scores), flat(expected))
-
-
-def test_the_engines_loss_is_the_slow_loss() -> None:
-    """Value, not only gradient, with answers of different numbers."""
-    (batch,) = PromptDataLoader(ragged(), 5)
-    logits = torch.randn(5, D_VOCAB, generator=torch.Generator().manual_seed(0)) * 3
-    pairs = Prompts(batch.clean, batch.corrupt, ragged().answers, ragged().wrong_answers)
-    for grad_function in GRAD_FUNCTIONS:
-        for answer_function in ANSWER_FUNCTIONS:
-            method = Method(grad_function, answer_function)  # type: ignore[arg-type]
-            ours = loss(logits, batch, method)
-            theirs = slow_loss(logits.double(), pairs, grad_function, answer_function)
-            assert float(ours) == pytest.approx(float(theirs), rel=1e-5)

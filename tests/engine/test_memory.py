@@ -7,76 +7,23 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from circuit.common.errors import BatchMemoryError, CircuitError
 from circuit.common.progress import collected
 from circuit.edges.method import AblationType, Method
-from circuit.engine.dataset import PromptDataLoader, PromptDataset
+from circuit.engine.dataset import PromptDataLoader
 from circuit.engine.effects import edge_effects
 from circuit.engine.mask_gradient import prompt_scores, score_edges
 from circuit.engine.memory import is_out_of_memory
 from circuit.engine.patching import run_edge_masks
-from circuit.jobs import calibrate as calibration
-from circuit.jobs.attribute import attribute
-from circuit.jobs.check import CheckRequest, check_prompts
-from circuit.jobs.measure import MeasureRequest, measure
-from circuit.prompts.pairs import PromptPair, PromptSet
-from circuit.runs.config import RunConfig
-from circuit.runs.run import Run
-from tests.small_models import D_VOCAB, shared_model
-
-CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
-ERRORS: dict[str, Callable[[], Exception]] = {
-    "cpu": lambda: RuntimeError(CPU_WORDS),
-    "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    "numpy": lambda: MemoryError("Unable to allocate 2.00 GiB"),
-}
-
-
-class SmallMemory(TorchDispatchMode):
-    """Every operation of PyTorch whose batch has more than `most` prompts fails, as it does without memory."""
-
-    def __init__(self, most: int, n_tokens: int, error: Callable[[], Exception], after: int = 0) -> None:
-        super().__init__()
-        self.most, self.n_tokens, self.error, self.after = most, n_tokens, error, after
-        self.failures = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.shape[1:] == (self.n_tokens, D_MODEL) and out.shape[0] > self.most:
-            self.after -= 1
-            if self.after < 0:
-                self.failures += 1
-                raise self.error()
-        return out
-
-
-N_TOKENS, D_MODEL = 7, 32
-
-
-def dataset(n: int = 12) -> PromptDataset:
-    clean, corrupt = torch.randint(1, D_VOCAB, (2, n, N_TOKENS), generator=torch.Generator().manual_seed(1))
-    answers = torch.arange(n)[:, None] % 20
-    return PromptDataset(clean, corrupt, answers, answers + 20)
-
-
-def flat(scores: dict[str, Tensor]) -> np.ndarray:
-    return np.concatenate([part.numpy().ravel() for part in scores.values()])
-
-
-def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
-
+from tests.small_memory import ERRORS, N_TOKENS, SmallMemory, assert_close, dataset, flat
+from tests.small_models import shared_model
 
 METHODS = [
     Method(),
@@ -192,60 +139,6 @@ def test_memory_afterwards_is_what_it_was_before(most: int) -> None:
             assert most == 0, error  # noqa: PT017
     assert_close(flat(score_edges(model, loader, Method())), expected)
 
-
-# --- the jobs ------------------------------------------------------------------------------------------------------
-
-PROMPTS = PromptSet(
-    "numbers", tuple(PromptPair(f"{i} 2 3 4 5 6 7", f"{i} 9 3 4 5 6 7", ("5",), ("7",)) for i in range(11, 19))
-)
-
-
-def test_a_run_says_that_its_batch_was_halved(small: str, tmp_path: Path) -> None:
-    config = RunConfig(small, PROMPTS, batch_size=8)
-    whole = attribute(config)
-    with SmallMemory(2, N_TOKENS, ERRORS["cpu"]):
-        run = attribute(config)
-    assert_close(run.scores, whole.scores)
-    assert run.baseline.clean == pytest.approx(whole.baseline.clean, rel=1e-5)
-    assert whole.notes == []
-    assert any("halved to 2 prompts, because 4" in note for note in run.notes)
-    run.save(tmp_path / "run.safetensors")
-    assert Run.load(tmp_path / "run.safetensors").notes == run.notes
-
-
-def test_a_curve_is_measured_all_the_same(small: str) -> None:
-    run = attribute(RunConfig(small, PROMPTS, batch_size=8))
-    request = MeasureRequest(run.config, run.scores, (10, 40))
-    whole = measure(request)
-    with SmallMemory(4, N_TOKENS, ERRORS["cpu"]), pytest.warns(UserWarning, match="halved"):
-        found = measure(request)
-    np.testing.assert_allclose(found.values, whole.values, atol=1e-4)
-
-
-def test_prompts_are_checked_all_the_same(small: str) -> None:
-    request = CheckRequest(small, PROMPTS)
-    whole = check_prompts(request)
-    with SmallMemory(3, N_TOKENS, ERRORS["cpu"]) as memory, collected() as notes:
-        found = check_prompts(request)
-    assert memory.failures
-    assert any("halved to 2 prompts" in note for note in notes)
-    for name in ("probability", "difference_clean", "difference_corrupt"):
-        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=1e-5)
-    np.testing.assert_array_equal(found.rank, whole.rank)
-    assert [[token for token, _ in row] for row in found.top_tokens] == [
-        [token for token, _ in row] for row in whole.top_tokens
-    ]
-
-
-def test_a_device_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("circuit.jobs.calibrate._SIZES", {"cpu": ((1, N_TOKENS), (4, N_TOKENS))})
-    with SmallMemory(2, N_TOKENS, ERRORS["cpu"]) as memory, collected():
-        pace = calibration.measure_pace(shared_model("llama"))
-    assert memory.failures
-    assert pace.step.seconds(28) > 0
-
-
-# --- for real ------------------------------------------------------------------------------------------------------
 
 REAL = """
     import resource, sys, warnings

@@ -22,8 +22,7 @@ from circuit.engine.loss import loss
 from circuit.engine.mask_gradient import prompt_scores, score_edges
 from circuit.engine.nodes import score_nodes
 from circuit.models.load import wrap
-from tests.engine.test_mask_gradient import loader, one_row, prompts, ragged, traces
-from tests.engine.test_reference import dataset, relative_error
+from tests.reference import dataset, relative_error
 from tests.slow_methods import RULES, backward_rule, slow_path_scores
 from tests.slow_model import relative_error as slow_error
 from tests.slow_model import slow_mask_scores, slow_model
@@ -35,6 +34,8 @@ from tests.small_models import (
     shared_model,
     tokenizer,
 )
+from tests.small_prompts import loader, one_row, prompts, ragged
+from tests.traces import traces
 
 DATA = Path(__file__).parent.parent / "data" / "methods"
 PATHS = [path for path in get_args(Along) if path != "masks"]

@@ -18,9 +18,10 @@ from circuit.engine.mask_gradient import mask_gradient_prune_scores
 from circuit.engine.model import PatchableModel
 from circuit.engine.patching import masked_logits, run_circuits, run_edge_masks
 from circuit.models.load import wrap
-from tests.engine.test_mask_gradient import ABLATIONS, StopAfter, dataset, loader, one_row, prompts, ragged, traces
 from tests.slow_model import slow_ablated, slow_model
 from tests.small_models import ARCHITECTURES, VARIANTS, random_hf_model, shared_model, tokenizer
+from tests.small_prompts import ABLATIONS, dataset, loader, one_row, prompts, ragged
+from tests.traces import StopAfter, traces
 
 READS_POSITIONS = [ablation for ablation in AblationType if ablation.averages_positions_apart]
 

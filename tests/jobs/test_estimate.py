@@ -8,20 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.resident_set import ResidentSet
 from circuit.common.errors import OptionError
 from circuit.edges.method import AblationType, Method, Path
 from circuit.edges.shape import ModelShape, bytes_per_prompt, peak_bytes, prompts_at_once
-from circuit.engine.batches import shape_of
-from circuit.engine.dataset import PromptDataLoader
-from circuit.engine.mask_gradient import score_edges
-from circuit.jobs.calibrate import calibrate
 from circuit.jobs.estimate import Line, Pace, Work
-from circuit.jobs.load import ModelRequest
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
-from tests.engine.test_memory import dataset
-from tests.small_models import shared_model
 
 SHAPE = ModelShape(
     n_layers=30, n_heads=9, n_kv_heads=3, d_model=576, d_mlp=1536, d_vocab=49152, n_edges=70651, element=4, device="cpu"
@@ -118,23 +110,6 @@ def test_a_run_puts_the_pace_right() -> None:
     estimated = PACE.estimate(WORK).seconds
     assert PACE.corrected(estimated, 3 * estimated).estimate(WORK).seconds == pytest.approx(3 * estimated)
     assert PACE.corrected(0.0, 1.0) == PACE
-
-
-def test_a_device_is_measured_once() -> None:
-    pace = calibrate(ModelRequest("teaching", device="cpu"))
-    assert pace.step.seconds(128) > 0 < pace.forward.seconds(128)
-    assert pace.free > 0
-    assert calibrate(ModelRequest("teaching", device="cpu")) is pace
-
-
-def test_peak_memory_is_near_what_is_taken() -> None:
-    """A random model that is large enough for memory to be its own."""
-    model = shared_model("llama")
-    data = dataset(2000)
-    estimated = peak_bytes(shape_of(model), 2000, 7)
-    with ResidentSet() as resident:
-        score_edges(model, PromptDataLoader(data, 2000), Method())
-    assert estimated / 2 < resident.growth < estimated * 2
 
 
 def test_the_web_process_needs_no_torch_for_it() -> None:

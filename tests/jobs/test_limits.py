@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuit.common.errors import CircuitError
 from circuit.edges.method import Method
 from circuit.jobs.attribute import attribute
 from circuit.jobs.check import CheckRequest, check_prompts
-from circuit.jobs.limits import is_short
+from circuit.jobs.limits import check_request, is_short
 from circuit.jobs.load import ModelRequest, read_tokenizer
 from circuit.jobs.measure import MeasureRequest, measure_all
-from circuit.prompts.pairs import PromptSet
+from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.examples import EXAMPLES
@@ -55,3 +56,18 @@ def test_a_local_model_whose_size_nobody_has_counted_may_take_long(small: str) -
 def test_the_ready_examples_are_short() -> None:
     for example in EXAMPLES.values():
         assert is_short(attribute, example.config), example.key
+
+
+def test_a_request_is_checked_wherever_it_names_a_model_or_holds_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = PromptSet("few", (PromptPair("a", "b", ("c",)),))
+    many = PromptSet("many", few.pairs * 4)
+    good, large = RunConfig("teaching", few), RunConfig("teaching", many)
+    elsewhere = RunConfig("/etc", few)
+    check_request(good)
+    for request in (elsewhere, [good, elsewhere], MeasureRequest(elsewhere, None, (1,))):  # type: ignore[arg-type]
+        with pytest.raises(CircuitError, match=r"'/etc.*is not offered by this server"):
+            check_request(request)
+    check_request(large)
+    monkeypatch.setenv("EDGESCOPE_MOST_PROMPTS", "3")
+    with pytest.raises(CircuitError, match="There are 4 prompt pairs, and this server allows 3 a run"):
+        check_request([good, large])

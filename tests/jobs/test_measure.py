@@ -10,9 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from circuit.common.errors import JobCancelled, NumericalError, PromptError
+from circuit.common.errors import (
+    JobCancelled,
+    NumericalError,
+    PromptError,
+)
 from circuit.edges.choose import rank_edges
-from circuit.edges.method import AblationType, Method, PatchType
+from circuit.edges.method import AblationType, PatchType
 from circuit.edges.ranking import top_edges
 from circuit.edges.subgraph import live_edges
 from circuit.engine.dataset import PromptDataLoader
@@ -20,14 +24,15 @@ from circuit.engine.patching import run_circuits
 from circuit.jobs.attribute import attribute
 from circuit.jobs.load import models
 from circuit.jobs.measure import MeasureRequest, find_smallest, measure, measure_all
-from circuit.jobs.stability import StabilityRequest, edge_stability
 from circuit.models import teaching
 from circuit.prompts.encode import encode
-from circuit.prompts.pairs import PromptSet
+from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.run import Run
+from tests.number_pairs import PAIRS, difference, plain_logits
+from tests.small_memory import ERRORS, N_TOKENS, SEVEN_TOKENS, SmallMemory
 
 PROMPTS = replace(PRESETS["teaching-ioi"].prompts, pairs=PRESETS["teaching-ioi"].prompts.pairs[:16])
 
@@ -349,25 +354,48 @@ def test_measuring_can_be_stopped_and_counts_to_its_total(request_: MeasureReque
         measure(request_, cancelled=lambda: True)
 
 
-# --- which edges are stable ----------------------------------------------------------------------------------------
+def test_a_curve_is_measured_all_the_same(small: str) -> None:
+    run = attribute(RunConfig(small, SEVEN_TOKENS, batch_size=8))
+    request = MeasureRequest(run.config, run.scores, (10, 40))
+    whole = measure(request)
+    with SmallMemory(4, N_TOKENS, ERRORS["cpu"]), pytest.warns(UserWarning, match="halved"):
+        found = measure(request)
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-4)
 
 
-def test_stability_is_how_often_an_edge_is_among_the_strongest_of_a_draw(run: Run) -> None:
-    stability = edge_stability(StabilityRequest(run.config, 262, n_resamples=40))
-    found = {n: stability.among(n) for n in (10, 11, 262)}
-    assert sum(found[10].values()) == pytest.approx(10)
-    assert sum(found[11].values()) == pytest.approx(11)  # any size, from the same draws
-    assert set(found[262].values()) == {1.0}
-    assert len(found[262]) == 262
-    assert all(found[10][edge] > 0.9 for edge in top_edges(run.scores, 3).tolist())
-    assert not set(found[10]) & set(top_edges(run.scores, 200)[-50:].tolist())
-    positive = edge_stability(StabilityRequest(run.config, 262, "positive", n_resamples=5)).among(262)
-    assert all(edge >= 0 for edge in positive)
-    assert len(positive) < 262
+def test_all_edges_are_the_whole_model_and_none_the_corrupt_run(mixed_run: Run) -> None:
+    everything = mixed_run.graph.n_edges
+    curve = measure(MeasureRequest(mixed_run.config, mixed_run.scores, (0, everything)))
+    assert curve.sizes == [0, everything]
+    measured = dict(zip(curve.sizes, curve.points, strict=True))
+    for size, prompt in ((everything, "clean"), (0, "corrupt")):
+        expected = [difference(plain_logits(getattr(pair, prompt)), pair) for pair in PAIRS]
+        np.testing.assert_allclose(measured[size].values, expected, rtol=1e-3, atol=1e-4)
+        assert measured[size].n_edges == size
+    assert measured[everything].mean == pytest.approx(mixed_run.baseline.clean, rel=1e-4)
+    assert measured[everything].accuracy == pytest.approx(mixed_run.baseline.accuracy)
+    assert measured[0].mean == pytest.approx(mixed_run.baseline.corrupt, rel=1e-4)
 
 
-def test_one_prompt_is_drawn_again_and_again_so_every_edge_is_stable() -> None:
-    config = RunConfig("teaching", replace(PROMPTS, pairs=PROMPTS.pairs[:1]), Method())
-    run = attribute(config)
-    found = edge_stability(StabilityRequest(config, 20, n_resamples=5)).among(20)
-    assert found == dict.fromkeys(top_edges(run.scores, 20).tolist(), 1.0)
+def test_a_circuit_in_between_is_neither(mixed_run: Run) -> None:
+    sizes = (0, 60, mixed_run.graph.n_edges)
+    none, some, whole = measure(MeasureRequest(mixed_run.config, mixed_run.scores, sizes)).points
+    assert not np.allclose(some.values, none.values, atol=1e-3)
+    assert not np.allclose(some.values, whole.values, atol=1e-3)
+
+
+def test_another_ablation_gives_another_circuit(mixed_run: Run) -> None:
+    resample, zero = (
+        measure(MeasureRequest(mixed_run.config, mixed_run.scores, (60,), ablation_type=ablation)).points[0].values
+        for ablation in (AblationType.RESAMPLE, AblationType.ZERO)
+    )
+    assert not np.allclose(resample, zero, atol=1e-3)
+
+
+def test_circuits_can_keep_positions_apart(small: str) -> None:
+    prompts = PromptSet("one length", (PAIRS[0], PromptPair("9 2 3 4", "9 9 3 4", ("5",), ("7",))))
+    apart = attribute(RunConfig(small, prompts, keep_positions=True))
+    sizes = (0, apart.graph.n_edges)
+    none, whole = measure(MeasureRequest(apart.config, apart.scores, sizes)).points
+    assert whole.mean == pytest.approx(apart.baseline.clean, rel=1e-4)
+    assert none.mean == pytest.approx(apart.baseline.corrupt, rel=1e-4)

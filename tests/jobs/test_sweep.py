@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from circuit.common.errors import JobError, OptionError, PromptError, RunFileError
 from circuit.common.files import write_whole
@@ -21,7 +20,6 @@ from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import AblationType, Method
 from circuit.edges.subgraph import connecting_size
 from circuit.jobs.attribute import attribute
-from circuit.jobs.estimate import Line, Pace
 from circuit.jobs.measure import MeasureRequest, measure
 from circuit.jobs.sweep import MOST_RUNS, OneRun, Row, Sweep, Table, run_one, start, table_file
 from circuit.prompts.pairs import PromptPair, PromptSet
@@ -29,12 +27,9 @@ from circuit.prompts.presets import PRESETS
 from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Baseline, Run
-from circuit.ui.frame.server import job_server
-from circuit.ui.run import estimate
 from circuit.workers.job import Job
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, until
-from tests.pages.test_pages import Visitor
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -281,94 +276,3 @@ def test_a_damaged_table_is_a_sentence(tmp_path: Path, content: str) -> None:
         Table.load(table_file(tmp_path, "x"))
     with pytest.raises(RunFileError, match="no sweep"):
         Table.load(table_file(tmp_path, "y"))
-
-
-# --- the page --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def visitor() -> Iterator[Visitor]:
-    visitor = Visitor("pages/7_Sweep.py")
-    visitor.work_on("teaching", IOI)
-    visitor.go("pages/7_Sweep.py")
-    yield visitor
-    job_server.clear()
-
-
-def pick(at: AppTest, key: str, values: list[Any]) -> None:
-    (widget,) = [widget for widget in at.multiselect if widget.key == key]
-    widget.set_value(values)
-    at.run()
-
-
-def test_the_page_counts_runs_runs_them_and_fills_the_table(visitor: Visitor) -> None:
-    pick(visitor.at, "sweep_models", ["teaching"])
-    pick(visitor.at, "sweep_ablations", [AblationType.RESAMPLE, AblationType.ZERO])
-    assert "1 model × 1 prompt set × 4 methods = 4 runs" in visitor.words()
-    visitor.click("Run the sweep")
-    visitor.wait(lambda: "4 of 4 runs are done" in visitor.words(), 90)
-    frame = visitor.at.dataframe[0].value
-    assert list(frame["State"]) == ["done"] * 4
-    assert all(link.startswith("Scores?run=") for link in frame["Open"])
-    table = visitor.query()["table"]
-    again = Visitor("pages/7_Sweep.py", table=table)
-    assert "4 of 4 runs are done" in again.words()
-    run_id = frame["Open"][0].split("=")[1]
-    reader = Visitor("pages/3_Scores.py", run=run_id)
-    assert "Teaching model" in reader.words()
-
-
-def test_the_page_says_how_many_pairs_of_each_set_will_be_used(visitor: Visitor) -> None:
-    mixed = PromptSet("mixed *up*", (*IOI.pairs[:2], PromptPair("", "a", (" Mary",))))
-    visitor.work_on("teaching", mixed)
-    visitor.run()
-    pick(visitor.at, "sweep_models", ["teaching"])
-    pick(visitor.at, "sweep_prompts", ["current", "teaching-ioi"])
-    visitor.wait(lambda: "will be used" in visitor.words())
-    assert "2 of 3 pairs of mixed *up* will be used with Teaching model: row 3 has problems." in visitor.words()
-    assert "48 of 48 pairs of Indirect object identification will be used with Teaching model." in visitor.words()
-    assert "(Glossary?term=prompt-check)" in visitor.at.warning[0].value
-
-
-def test_the_page_says_why_nothing_can_be_run(visitor: Visitor) -> None:
-    pick(visitor.at, "sweep_models", [])
-    assert "at least one model" in visitor.errors()
-    assert visitor.button("Run the sweep").disabled
-
-
-def test_the_owners_limit_on_prompts_holds_for_a_sweep(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGESCOPE_MOST_PROMPTS", "3")
-    visitor.click("Run the sweep")
-    assert "There are 8 prompt pairs, and this server allows 3 a run" in visitor.errors()
-
-
-def test_a_link_to_a_table_gives_no_right_to_cancel_it(visitor: Visitor) -> None:
-    jobs = [job_server().submit(count, LONG, owner="somebody") for _ in range(job_server().workers)]
-    visitor.click("Run the sweep")
-    address = visitor.query()
-    assert "cancel-sweep" in [button.key for button in visitor.at.button]
-    guest = Visitor("pages/7_Sweep.py", table=address["table"])
-    assert "0 of 2 runs are done" in guest.words()
-    assert "cancel-sweep" not in [button.key for button in guest.at.button]
-    again = Visitor("pages/7_Sweep.py", **address)  # a reload
-    again.at.button(key="cancel-sweep").click()
-    again.run()
-    guest.wait(lambda: "0 of 2 runs are done, 2 cancelled" in guest.words())
-    for job in jobs:
-        job.cancel()
-
-
-def test_the_time_of_a_sweep_is_estimated_where_its_models_have_been_measured(visitor: Visitor) -> None:
-    estimate.paces.clear()
-    visitor.run()
-    assert "Time is estimated for models that 2 · Attribute has estimated a run of." in visitor.words()
-    visitor.go("pages/2_Attribute.py")
-    visitor.wait(lambda: "and at most" in visitor.words(), 90)
-    visitor.go("pages/7_Sweep.py")
-    pick(visitor.at, "sweep_models", ["teaching"])
-    assert "for all 2 runs; measuring their circuits comes on top" in visitor.words()
-    pace = Pace(estimate.paces()["teaching", "auto", "auto"].shape, "cpu", 10**9, Line(10.0, 0.0), Line(100.0, 0.0))
-    estimate.paces()["teaching", "auto", "auto"] = pace
-    visitor.run()
-    # Eight prompts are one batch: 1 and 6 steps of 100 s, and for each run three forward passes of 10 s.
-    assert "About 13 min for all 2 runs" in visitor.words()

@@ -1,4 +1,4 @@
-"""GGUF files, the hub's refusals, precision and memory: where models come from, and how many are held."""
+"""GGUF files and the hub's refusals: where models come from."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuit.common.errors import JobCancelled, ModelError, NotEnoughMemoryError
+from circuit.common.errors import ModelError
 from circuit.common.settings import cache_folder
 from circuit.models.catalogue import LOCAL, offered
-from circuit.models.load import load_model, model_card, wrap
-from circuit.models.store import ModelStore
-from tests.small_models import random_hf_model, tokenizer
+from circuit.models.load import load_model
 from tests.tiny_gguf import D_MODEL, N_HEADS, N_KV_HEADS, N_LAYERS, write_gguf
-
-# --- GGUF ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -67,9 +63,6 @@ def test_a_damaged_gguf_file_is_a_sentence_and_leaves_nothing_behind(owners_fold
 def test_a_gguf_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no GGUF file"):
         load_model(tmp_path / "none.gguf", device="cpu")
-
-
-# --- the hub -------------------------------------------------------------------------------------------------------
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -118,98 +111,3 @@ def test_a_model_that_does_not_exist_says_so(hub: str, tmp_path: Path) -> None:
 
 def test_without_a_network_a_model_of_the_hub_says_what_to_check(tmp_path: Path) -> None:
     assert "Check the network" in said_of("someone/else", tmp_path, HF_HUB_OFFLINE="1")
-
-
-# --- precision and memory ------------------------------------------------------------------------------------------
-
-
-def test_the_precision_is_float32_up_to_a_size_and_bfloat16_above(
-    small_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert load_model(small_folder, device="cpu").dtype == torch.float32
-    monkeypatch.setattr("circuit.models.load._LARGE", 10)
-    assert load_model(small_folder, device="cpu").dtype == torch.bfloat16
-    assert load_model(small_folder, device="cpu", dtype="float32").dtype == torch.float32
-
-
-def test_a_model_that_does_not_fit_is_refused_with_both_numbers(
-    small_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 1_000)
-    with pytest.raises(NotEnoughMemoryError, match=r"takes 118 kB, and cpu has 1 kB free: choose a smaller"):
-        load_model(small_folder, device="cpu")
-
-
-def test_loading_can_be_cancelled(small_folder: Path) -> None:
-    with pytest.raises(JobCancelled):
-        load_model(small_folder, device="cpu", cancelled=lambda: True)
-
-
-def test_the_card_says_what_the_model_is(small: str) -> None:
-    model = load_model(small, device="cpu")
-    card = model_card(small, model)
-    weights = {id(p): p for p in model.bridge.original_model.parameters()}.values()
-    assert card.parameters == model.n_parameters
-    assert (card.title, card.n_edges, card.n_kv_heads, card.dtype, card.device) == (
-        "small", model.graph.n_edges, 2, "float32", "cpu",
-    )  # fmt: skip
-    assert card.bytes >= sum(p.nbytes for p in weights)
-
-
-def held_names(store: ModelStore) -> list[str]:
-    return [name for name, _, _ in store.held]
-
-
-def test_a_model_is_loaded_once_and_shared(small: str) -> None:
-    store = ModelStore(budget=10**9)
-    with store.use(small, "cpu", "auto") as first, store.use(small, "cpu", "auto") as second:
-        assert first is second
-    with store.use(small, "cpu", "auto") as third:
-        assert third is first
-
-
-def test_the_least_recently_used_model_goes_first(small_folder: Path) -> None:
-    a, b, c = (f"{small_folder}{'/' * i}" for i in range(3))
-    with ModelStore(budget=10**9).use(a, "cpu", "auto") as model:
-        two = 2 * model.n_bytes
-    store = ModelStore(budget=two)
-    for name in (a, b, a, c):
-        with store.use(name, "cpu", "auto"):
-            pass
-    assert held_names(store) == [a, c]
-
-
-def test_a_model_in_use_stays_even_over_the_budget(small_folder: Path) -> None:
-    a, b = str(small_folder), f"{small_folder}/"
-    store = ModelStore(budget=1)
-    with store.use(a, "cpu", "auto"), store.use(b, "cpu", "auto"):
-        assert held_names(store) == [a, b]
-
-
-def test_idle_models_make_room_for_one_that_does_not_fit(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = str(small_folder), f"{small_folder}/"
-    store = ModelStore(budget=10**9)
-    with store.use(a, "cpu", "auto"):
-        pass
-    monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 10**9 if not store.held else 0)
-    with store.use(b, "cpu", "auto"):
-        assert held_names(store) == [b]
-
-
-def test_a_model_that_cannot_be_loaded_leaves_the_others(small: str) -> None:
-    store = ModelStore(budget=10**9)
-    with store.use(small, "cpu", "auto"):
-        pass
-    with pytest.raises(ModelError), store.use("/nowhere", "cpu", "auto"):
-        pass
-    assert held_names(store) == [small]
-
-
-# --- what TransformerLens makes of a model -------------------------------------------------------------------------
-
-
-def test_a_model_that_transformer_lens_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    hf_model = random_hf_model("gpt2", scale_attn_weights=False)
-    monkeypatch.setattr("circuit.engine.supported._REFUSED_VARIANTS", ())  # as if nobody had known of this option
-    with pytest.raises(ModelError, match="TransformerLens computes other logits than the model itself"):
-        wrap(hf_model, tokenizer())

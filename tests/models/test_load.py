@@ -25,6 +25,10 @@ from tests.small_models import random_hf_model, tokenizer
 if TYPE_CHECKING:
     from circuit.engine.model import PatchableModel
 
+
+from circuit.common.errors import JobCancelled, NotEnoughMemoryError
+from circuit.models.load import model_card, wrap
+
 WEIGHTS = "model.safetensors"
 
 
@@ -311,3 +315,43 @@ def test_smollm2_keeps_its_grouped_queries(smollm2: PatchableModel) -> None:
     graph = smollm2.graph
     assert (graph.n_layers, graph.n_heads, graph.n_kv_heads) == (30, 9, 3)
     assert graph.n_edges == 70_651
+
+
+def test_the_precision_is_float32_up_to_a_size_and_bfloat16_above(
+    small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_model(small_folder, device="cpu").dtype == torch.float32
+    monkeypatch.setattr("circuit.models.load._LARGE", 10)
+    assert load_model(small_folder, device="cpu").dtype == torch.bfloat16
+    assert load_model(small_folder, device="cpu", dtype="float32").dtype == torch.float32
+
+
+def test_a_model_that_does_not_fit_is_refused_with_both_numbers(
+    small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("circuit.engine.memory.free_memory", lambda device: 1_000)
+    with pytest.raises(NotEnoughMemoryError, match=r"takes 118 kB, and cpu has 1 kB free: choose a smaller"):
+        load_model(small_folder, device="cpu")
+
+
+def test_loading_can_be_cancelled(small_folder: Path) -> None:
+    with pytest.raises(JobCancelled):
+        load_model(small_folder, device="cpu", cancelled=lambda: True)
+
+
+def test_the_card_says_what_the_model_is(small: str) -> None:
+    model = load_model(small, device="cpu")
+    card = model_card(small, model)
+    weights = {id(p): p for p in model.bridge.original_model.parameters()}.values()
+    assert card.parameters == model.n_parameters
+    assert (card.title, card.n_edges, card.n_kv_heads, card.dtype, card.device) == (
+        "small", model.graph.n_edges, 2, "float32", "cpu",
+    )  # fmt: skip
+    assert card.bytes >= sum(p.nbytes for p in weights)
+
+
+def test_a_model_that_transformer_lens_computes_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_model = random_hf_model("gpt2", scale_attn_weights=False)
+    monkeypatch.setattr("circuit.engine.supported._REFUSED_VARIANTS", ())  # as if nobody had known of this option
+    with pytest.raises(ModelError, match="TransformerLens computes other logits than the model itself"):
+        wrap(hf_model, tokenizer())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from circuit.common.errors import PromptError
@@ -18,12 +20,22 @@ from circuit.jobs.attribute import attribute
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.jobs.load import ModelRequest, describe_model
 from circuit.models.load import load_model, load_tokenizer, wrap
+from circuit.models.tokenizer import visible
 from circuit.prompts.checks import check_bos
 from circuit.prompts.encode import encode
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.runs.config import RunConfig
 from tests.small_models import random_hf_model, tokenizer
 from tests.small_tokenizers import number_tokenizer, save_tokenizer
+
+if TYPE_CHECKING:
+    from circuit.engine.model import PatchableModel
+
+import pickle
+
+from circuit.common.errors import ModelError
+from circuit.models.tokenizer import PromptTokenizer
+from circuit.prompts.checks import check_pair
 
 PAIR = PromptPair("3 4 5 6 7", "3 4 9 6 7", ("1",), ("2",))
 PROMPTS = PromptSet("p", (PAIR,))
@@ -169,3 +181,52 @@ def test_a_bos_token_beyond_the_model_is_marked_too(tmp_path: Path) -> None:
     assert encode(PROMPTS, page, prepend_bos=False).usable == [0]
     (problem,) = encode(PROMPTS, page, prepend_bos=True).problems[0]
     assert problem.startswith("'<bos>' is token 97")
+
+
+def test_spaces_and_line_ends_can_be_seen() -> None:
+    assert visible(" Mary\n\tsat") == "·Mary↵⇥sat"
+
+
+@given(st.text())
+def test_texts_are_cut_as_by_the_hugging_face_tokenizer(spaced_tokenizer: Any, text: str) -> None:
+    words = PromptTokenizer.of(spaced_tokenizer)
+    assert words.encode(text) == spaced_tokenizer(text, add_special_tokens=False).input_ids
+    for token in words.encode(text):
+        assert words.piece(token) == spaced_tokenizer.decode([token])
+
+
+def test_a_tokenizer_survives_the_way_from_the_worker(spaced_tokenizer: Any) -> None:
+    words = PromptTokenizer.of(spaced_tokenizer, n_ctx=7)
+    size = len(pickle.dumps(words))
+    check_pair(PromptPair(" the cat", " the dog", (" sat",), (" is",)), words, False, None)
+    assert len(pickle.dumps(words)) == size  # what it remembers stays where it is
+    other = pickle.loads(pickle.dumps(words))
+    assert other.encode(" the cat sat") == words.encode(" the cat sat")
+    assert (other.bos, other.unknown, other.prepend_bos, other.n_ctx) == (words.bos, None, False, 7)
+
+
+def test_a_space_that_sentencepiece_swallows_is_shown() -> None:
+    from tokenizers import Tokenizer, decoders, models
+
+    backend = Tokenizer(models.WordLevel({"▁cat": 0, "cat": 1}, unk_token="cat"))
+    backend.decoder = decoders.Metaspace()
+    words = PromptTokenizer(backend, None, None)
+    assert (words.piece(0), words.piece(1)) == (" cat", "cat")
+
+
+def test_a_tokenizer_written_in_python_is_refused_with_a_sentence() -> None:
+    with pytest.raises(ModelError, match="written in Python"):
+        PromptTokenizer.of(object())
+
+
+def test_the_smollm2_tokenizer_is_read_as_the_loaded_model_has_it(smollm2: Any) -> None:
+    from circuit.models.load import load_tokenizer
+
+    words = load_tokenizer("smollm2-135m")
+    assert (words.n_ctx, words.prepend_bos) == (smollm2.n_ctx, smollm2.prepend_bos)
+    assert words.bos == smollm2.tokenizer.bos_token_id
+    for text in (" Mary", "Mary", "数 · é 🔬\n\t x", "<|im_start|>user"):
+        assert words.encode(text) == smollm2.tokenizer(text, add_special_tokens=False).input_ids
+    pair = PromptPair("Tom gave a ring to", "Paul gave a ring to", ("Jack",), (" Tom",))
+    (finding,) = check_pair(pair, words, words.prepend_bos, words.n_ctx).findings
+    assert (finding.kind, finding.mended) == ("space", PromptPair(pair.clean, pair.corrupt, (" Jack",), (" Tom",)))

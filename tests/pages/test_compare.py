@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,11 @@ from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from circuit.runs.verdict import judge
-from circuit.ui.frame.server import job_server
-from tests.pages.test_pages import NUMBERS, SCORES, Visitor
+from tests.visitor import NUMBERS, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
 
 COMPARE = "pages/6_Compare.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(small: str) -> Iterator[None]:
-    yield
-    job_server.clear()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,11 @@ from circuit.runs.links import settings_file, settings_text
 from circuit.runs.run import Run
 from circuit.ui.frame.server import job_server
 from tests.job_functions import LONG, count
-from tests.pages.test_pages import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor, seen
+from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor, seen
 
 pytestmark = pytest.mark.timeout(150)
 
 RUNS = "pages/5_Runs.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(small: str) -> Iterator[None]:
-    yield
-    job_server.clear()
 
 
 @pytest.fixture

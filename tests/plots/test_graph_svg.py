@@ -1,12 +1,10 @@
-"""The picture of a circuit: places that stay, marks that tell things apart, and a key that says what they mean."""
+"""The picture of a circuit: everything is drawn once, and its key says what it means."""
 
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from xml.etree import ElementTree
 
-import networkx as nx
 import numpy as np
 import pytest
 
@@ -14,92 +12,17 @@ from circuit.edges.graph import EdgeGraph
 from circuit.edges.ranking import top_edges
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.colors import PALETTES
-from circuit.plots.graph_svg import graph_svg
-from circuit.plots.layout import STEPS, Layout, circuit_layout, next_step
-from tests.graphs import SHAPES, SMOL, random_scores
+from circuit.plots.graph_svg import Line, graph_svg
+from circuit.plots.layout import circuit_layout
+from tests.graphs import SHAPES, SMOL, circuit, laid_out, random_scores
 
-LARGE = EdgeGraph(n_layers=32, n_heads=32, n_kv_heads=8)
 CAPTION = 'Teaching model; 8 prompt pairs; "EAP" <logit> & more; score > 0: ablating the edge hurts the task'
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def circuit(graph: EdgeGraph, n: int) -> nx.MultiDiGraph:
-    scores = random_scores(graph)
-    return circuit_graph(graph, top_edges(scores, min(n, graph.n_edges)), scores)
-
-
-def laid_out(graph: EdgeGraph, n: int) -> tuple[nx.MultiDiGraph, Layout]:
-    drawn = circuit(graph, n)
-    step = next_step(n, apart=graph.seq_len is not None)
-    return drawn, circuit_layout(drawn, None if step is None else circuit(graph, step))
 
 
 def picture(graph: EdgeGraph, n: int, dark: bool = False) -> ElementTree.Element:
     drawn, layout = laid_out(graph, n)
     return ElementTree.fromstring(graph_svg(drawn, layout, caption=CAPTION, dark=dark))
-
-
-# --- places --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("graph", [*SHAPES, SMOL, LARGE], ids=str)
-def test_between_two_steps_one_more_edge_moves_nothing(graph: EdgeGraph) -> None:
-    apart = graph.seq_len is not None
-    _, before = laid_out(graph, 1)
-    for n in range(2, 70):
-        _, after = laid_out(graph, n)
-        if next_step(n, apart=apart) == next_step(n - 1, apart=apart):
-            assert before.places.items() <= after.places.items()
-            assert (before.width, before.height, before.rows) == (after.width, after.height, after.rows)
-        before = after
-
-
-@pytest.mark.parametrize("graph", [*SHAPES, SMOL], ids=str)
-@pytest.mark.parametrize("step", STEPS[:2])
-def test_from_step_to_step_no_two_nodes_change_their_order(graph: EdgeGraph, step: int) -> None:
-    few, many = (laid_out(graph, n)[1].places for n in (step, step + 1))
-    for axis in (0, 1):
-        names = sorted(few.keys() & many.keys(), key=lambda name: few[name][axis])
-        for a, b in pairwise(names):
-            if few[a][axis] < few[b][axis] - 1e-6:
-                assert many[a][axis] <= many[b][axis] + 1e-6
-
-
-@pytest.mark.parametrize("graph", SHAPES, ids=str)
-def test_every_node_has_a_place_of_its_own_inside_the_picture_and_edges_lead_upwards(graph: EdgeGraph) -> None:
-    drawn, layout = laid_out(graph, graph.n_edges)
-    assert len(set(layout.places.values())) == len(drawn)
-    for tail, tip in drawn.edges():
-        assert layout.places[tail][1] > layout.places[tip][1]
-    for x, y in layout.places.values():
-        assert 0 < x < layout.width
-        assert 0 < y < layout.height
-
-
-@pytest.mark.parametrize("n", [10, 50, 200])
-def test_a_deep_model_fits_on_a_screen_with_room_for_its_names(n: int) -> None:
-    scores = random_scores(SMOL)
-    edges = live_edges(SMOL, top_edges(scores, n))
-    reference = circuit_graph(SMOL, live_edges(SMOL, top_edges(scores, next_step(n) or 0)), scores)
-    layout = circuit_layout(circuit_graph(SMOL, edges, scores), reference, width=690)
-    assert layout.height < 768 - 120
-    assert layout.node_height >= 12
-    heads = [place for name, place in layout.places.items() if re.fullmatch(r"A\d+\.\d+", name)]
-    for i, (x, y) in enumerate(heads):
-        for other in heads[:i]:
-            assert abs(x - other[0]) >= layout.node_width or abs(y - other[1]) >= layout.node_height
-
-
-def test_layers_that_a_circuit_does_not_use_take_little_room() -> None:
-    scores = np.zeros(SMOL.n_edges, dtype=np.float32)
-    names = {SMOL.edge_name(edge): edge for edge in range(SMOL.n_edges)}
-    for name in ("Resid Start->MLP 2", "MLP 2->MLP 28", "MLP 28->Resid End"):
-        scores[names[name]] = 1
-    drawn = circuit_graph(SMOL, top_edges(scores, 3), scores)
-    thin, full = circuit_layout(drawn, drawn), circuit_layout(drawn)
-    assert [name for name, _ in thin.rows] == ["layer 2", "layer 28"]
-    assert len(full.rows) == 30
-    assert thin.node_height > full.node_height
 
 
 def test_a_score_of_zero_is_neither_drawn_nor_said_to_be_positive() -> None:
@@ -109,9 +32,6 @@ def test_a_score_of_zero_is_neither_drawn_nor_said_to_be_positive() -> None:
     assert "score 0" in picture
     assert "score > 0" not in picture
     assert "hurts the task" not in picture
-
-
-# --- the picture ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -236,3 +156,14 @@ def test_an_edge_whose_measured_effect_contradicts_its_score_is_marked_by_a_sign
     assert sum("the opposite of its score" in title for title in titles) == 1
     assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION, effects=effects, noise=1e9)
     assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION)
+
+
+def test_edges_are_drawn_as_asked() -> None:
+    graph = EdgeGraph(3, 4, 4)
+    drawn = circuit_graph(graph, np.arange(5), np.zeros(graph.n_edges, dtype=np.float32))
+    lines = {**dict.fromkeys(range(5), Line("left alone", "#123456", 1.0)), 2: Line("ablated", "#654321", 4.0)}
+    svg = graph_svg(drawn, circuit_layout(drawn), caption="a board", lines=lines, node_hint="Click me.")
+    assert svg.count("left alone") == 4 + 1  # a title each, and the key
+    assert svg.count("ablated") == 1 + 1
+    assert "score" not in svg
+    assert "Click me." in svg

@@ -1,19 +1,16 @@
 """Checks of prompt pairs: each kind has an example that triggers it, and a fix that mends it where there is one.
 
-(What makes a row unusable is tested in test_prompts.py, too, by its sentences.)
+(What makes a row unusable is tested in test_encode.py, too, by its sentences.)
 """
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from circuit.common.errors import ModelError, PromptError
+from circuit.common.errors import PromptError
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.checks import KINDS, check_bos, check_pair, parting
 from circuit.prompts.encode import encode, mended
@@ -178,51 +175,3 @@ def test_words_are_named_that_a_tokenizer_without_a_token_for_unknown_ones_canno
 def test_prompts_part_where_they_first_differ() -> None:
     assert parting([1, 2, 3], [1, 9, 3]) == 1
     assert parting([1, 2], [1, 2, 3]) == 2
-
-
-# --- the tokenizer -------------------------------------------------------------------------------------------------
-
-
-@given(st.text())
-def test_texts_are_cut_as_by_the_hugging_face_tokenizer(spaced_tokenizer: Any, text: str) -> None:
-    words = PromptTokenizer.of(spaced_tokenizer)
-    assert words.encode(text) == spaced_tokenizer(text, add_special_tokens=False).input_ids
-    for token in words.encode(text):
-        assert words.piece(token) == spaced_tokenizer.decode([token])
-
-
-def test_a_tokenizer_survives_the_way_from_the_worker(spaced_tokenizer: Any) -> None:
-    words = PromptTokenizer.of(spaced_tokenizer, n_ctx=7)
-    size = len(pickle.dumps(words))
-    check_pair(GOOD, words, False, None)
-    assert len(pickle.dumps(words)) == size  # what it remembers stays where it is
-    other = pickle.loads(pickle.dumps(words))
-    assert other.encode(" the cat sat") == words.encode(" the cat sat")
-    assert (other.bos, other.unknown, other.prepend_bos, other.n_ctx) == (words.bos, None, False, 7)
-
-
-def test_a_space_that_sentencepiece_swallows_is_shown() -> None:
-    from tokenizers import Tokenizer, decoders, models
-
-    backend = Tokenizer(models.WordLevel({"▁cat": 0, "cat": 1}, unk_token="cat"))
-    backend.decoder = decoders.Metaspace()
-    words = PromptTokenizer(backend, None, None)
-    assert (words.piece(0), words.piece(1)) == (" cat", "cat")
-
-
-def test_a_tokenizer_written_in_python_is_refused_with_a_sentence() -> None:
-    with pytest.raises(ModelError, match="written in Python"):
-        PromptTokenizer.of(object())
-
-
-def test_the_smollm2_tokenizer_is_read_as_the_loaded_model_has_it(smollm2: Any) -> None:
-    from circuit.models.load import load_tokenizer
-
-    words = load_tokenizer("smollm2-135m")
-    assert (words.n_ctx, words.prepend_bos) == (smollm2.n_ctx, smollm2.prepend_bos)
-    assert words.bos == smollm2.tokenizer.bos_token_id
-    for text in (" Mary", "Mary", "数 · é 🔬\n\t x", "<|im_start|>user"):
-        assert words.encode(text) == smollm2.tokenizer(text, add_special_tokens=False).input_ids
-    pair = PromptPair("Tom gave a ring to", "Paul gave a ring to", ("Jack",), (" Tom",))
-    (finding,) = check_pair(pair, words, words.prepend_bos, words.n_ctx).findings
-    assert (finding.kind, finding.mended) == ("space", PromptPair(pair.clean, pair.corrupt, (" Jack",), (" Tom",)))

@@ -2,106 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from circuit.common.errors import PromptError
-from circuit.common.text import one_line
-from circuit.jobs import load
-from circuit.jobs.check import CheckRequest, check_prompts
-from circuit.models.tokenizer import visible
 from circuit.prompts.encode import Encoded, encode
-from circuit.prompts.pairs import LONGEST_NAME, PromptPair, PromptSet
-from circuit.prompts.presets import PRESETS, presets_for
-from circuit.ui.prompts.table import COLUMNS, NUMBER, from_table, to_table, wants_numbers
-
-if TYPE_CHECKING:
-    from circuit.engine.model import PatchableModel
+from circuit.prompts.pairs import PromptPair, PromptSet
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
 PAIRS = st.builds(PromptPair, TEXT, TEXT, st.lists(TEXT).map(tuple), st.lists(TEXT).map(tuple))
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-KEYS = st.sampled_from(["clean", "corrupt", "answers", "wrong_answers"])
-ENTRIES = st.dictionaries(KEYS, st.text() | st.lists(st.text()) | JSON)
 
-
-# --- JSON ----------------------------------------------------------------------------------------------------------
-
-
-@given(TEXT, st.lists(PAIRS).map(tuple))
-@example("数 · é", (PromptPair(" Ünïcode 🔬 ", "\tline\nend ", (" a", " b", "|", ""), ()),))
-def test_json_keeps_every_character(name: str, pairs: tuple[PromptPair, ...]) -> None:
-    prompts = PromptSet(one_line(name, LONGEST_NAME), pairs)  # names are a line of text
-    assert PromptSet.from_json(prompts.to_json()) == prompts
-    assert PromptSet.from_json(json.dumps(json.loads(prompts.to_json()))) == prompts  # any writer's JSON
-
-
-def test_json_is_in_autocircuits_format() -> None:
-    prompts = PromptSet("one", (PromptPair("a", "b", (" c", " d"), (" e",)),))
-    assert json.loads(prompts.to_json()) == {
-        "name": "one",
-        "prompts": [{"clean": "a", "corrupt": "b", "answers": [" c", " d"], "wrong_answers": [" e"]}],
-    }
-
-
-def test_json_of_another_program_needs_neither_name_nor_wrong_answers() -> None:
-    text = '{"word_idxs": {}, "prompts": [{"clean": "a", "corrupt": "b", "answers": [" c"]}]}'
-    assert PromptSet.from_json(text, name="file.json") == PromptSet("file.json", (PromptPair("a", "b", (" c",)),))
-
-
-@given(st.text())
-@example("[" * 100_000)
-@example("1" * 10_000)
-@example("")
-@example("\ufeff{}")
-def test_any_text_is_read_or_refused_with_a_sentence(text: str) -> None:
-    read_or_refused(text)
-
-
-@given(JSON | st.fixed_dictionaries({"prompts": JSON | st.lists(ENTRIES)}, optional={"name": JSON}))
-@example({"prompts": [{"clean": "\ud800", "corrupt": "b", "answers": []}]})
-@example({"prompts": [{"clean": "a", "corrupt": "b", "answers": ["\udfff"]}]})
-def test_any_json_is_read_or_refused_with_a_sentence(value: Any) -> None:
-    read_or_refused(json.dumps(value))
-
-
-def read_or_refused(text: str) -> None:
-    try:
-        prompts = PromptSet.from_json(text)
-    except PromptError:
-        return
-    for pair in prompts.pairs:
-        parts = [prompts.name, pair.clean, pair.corrupt, *pair.answers, *pair.wrong_answers]
-        "".join(parts).encode()  # what a browser and a tokenizer are given
-
-
-@pytest.mark.parametrize(
-    ("entry", "word"),
-    [
-        (7, "object"),
-        ({"corrupt": "b"}, "'clean'"),
-        ({"clean": "a", "corrupt": None}, "'corrupt'"),
-        ({"clean": "a", "corrupt": "b", "answers": " c"}, "'answers'"),
-        ({"clean": "a", "corrupt": "b", "answers": [" c"], "wrong_answers": [7]}, "'wrong_answers'"),
-    ],
-)
-def test_a_bad_entry_is_named_by_its_row(entry: Any, word: str) -> None:
-    good = {"clean": "a", "corrupt": "b", "answers": [" c"]}
-    with pytest.raises(PromptError, match=f"Prompt 2: .*{word}"):
-        PromptSet.from_json(json.dumps({"prompts": [good, entry]}))
-
-
-# --- tokens --------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    pass
 
 
 def problems_of(tokenizer: Any, *pair: Any, bos: bool = False, n_ctx: int | None = None) -> list[str]:
@@ -281,93 +198,6 @@ def test_words_that_a_tokenizer_does_not_know_are_named() -> None:
         "This model's tokenizer does not know 'cat'.",
         "This model's tokenizer does not know 'dog'.",
     ]
-
-
-def test_presets_that_suit_a_model_come_first() -> None:
-    assert set(presets_for("nothing")) == set(PRESETS)
-    for model in {model for preset in PRESETS.values() for model in preset.suits}:
-        suits = [model in preset.suits for preset in presets_for(model).values()]
-        assert suits == sorted(suits, reverse=True)
-
-
-def test_spaces_and_line_ends_can_be_seen() -> None:
-    assert visible(" Mary\n\tsat") == "·Mary↵⇥sat"
-
-
-# --- presets -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", PRESETS)
-def test_a_preset_has_many_different_pairs(key: str) -> None:
-    pairs = PRESETS[key].prompts.pairs
-    assert len(set(pairs)) == len(pairs) >= 24
-    assert len({pair.clean for pair in pairs}) == len(pairs)
-    assert all(pair.wrong_answers for pair in pairs)
-
-
-@pytest.mark.parametrize("key", [key for key, preset in PRESETS.items() if "smollm2-135m" in preset.suits])
-def test_smollm2_does_every_pair_of_a_preset_and_corrupting_turns_it(
-    key: str, smollm2: PatchableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load.models.cache_clear()
-    monkeypatch.setattr("circuit.models.store.load_model", lambda *args, **options: smollm2)
-    report = check_prompts(CheckRequest("smollm2-135m", PRESETS[key].prompts))
-    assert report.problems == {}
-    assert (report.difference_clean > 0).all()
-    assert (report.difference_corrupt < report.difference_clean).all()
-    assert (report.difference_corrupt < 0).all()
-
-
-# --- the table -----------------------------------------------------------------------------------------------------
-
-CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="|"))
-ANSWER = CELL.filter(bool)
-TABLE_PAIRS = st.builds(PromptPair, ANSWER, CELL, st.lists(ANSWER).map(tuple), st.lists(ANSWER).map(tuple))
-
-
-@given(st.lists(TABLE_PAIRS).map(tuple))
-def test_the_table_keeps_every_character(pairs: tuple[PromptPair, ...]) -> None:
-    prompts = PromptSet("any", pairs)
-    table = to_table(prompts)
-    assert list(table[NUMBER]) == [str(row) for row in range(1, max(1, len(pairs)) + 1)]
-    assert from_table(table, PromptSet("any", ())) == prompts
-
-
-def test_cells_that_nobody_filled_are_empty_text() -> None:
-    table = pd.DataFrame([["a", None, np.nan, " c| d"], [None, "b", pd.NA, float("nan")]], columns=COLUMNS)
-    assert from_table(table, PromptSet("n", ())).pairs == (
-        PromptPair("a", "", (), (" c", " d")),
-        PromptPair("", "b", (), ()),
-    )
-
-
-def test_row_numbers_stay_those_of_the_table() -> None:
-    empty: list[object] = [None] * 4
-    table = pd.DataFrame([empty, ["a", "b", " c", None], empty, ["d", "e", " f", None], empty, empty], columns=COLUMNS)
-    assert [pair.clean for pair in from_table(table, PromptSet("n", ())).pairs] == ["", "a", "", "d"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "wanted"),
-    [
-        ([["1", "a", "b", " c", None]], False),
-        ([["1", "a", "b", " c", None], ["3", "d", "e", " f", None]], True),  # one was deleted between them
-        ([["1", "a", "b", " c", None], ["new", "d", "e", " f", None]], False),  # still being typed
-        ([["1", "a", "b", " c", None], ["new", "d", "e", " f", " g"], ["new", None, None, None, None]], True),
-        ([["1", "a", "b", " c", None], ["new", None, None, None, None]], False),
-    ],
-)
-def test_rows_are_numbered_again_when_nobody_is_in_the_middle_of_one(rows: list[Any], wanted: bool) -> None:
-    assert wants_numbers(pd.DataFrame(rows, columns=[NUMBER, *COLUMNS])) == wanted
-
-
-def test_separators_without_an_answer_between_them_add_none() -> None:
-    table = pd.DataFrame([["a", "b", "| c||", "|"]], columns=COLUMNS)
-    assert from_table(table, PromptSet("n", ())).pairs[0] == PromptPair("a", "b", (" c",), ())
-
-
-def test_an_empty_table_is_an_empty_set() -> None:
-    assert from_table(to_table(PromptSet("none", ())), PromptSet("none", ())) == PromptSet("none", ())
 
 
 def test_encoding_imports_no_torch_but_datasets_do(spaced_tokenizer: Any) -> None:

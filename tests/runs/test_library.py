@@ -31,7 +31,7 @@ from circuit.runs import run as runs
 from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
-from tests.runs.test_run import header_of, make_run
+from tests.runs_made import header_of, make_run
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ import sys
 from pathlib import Path
 from circuit.runs.faithfulness import Curve, Measured
 from circuit.runs.library import RunLibrary
-from tests.runs.test_run import make_run
+from tests.runs_made import make_run
 library = RunLibrary(Path(sys.argv[1]))
 print("ready", flush=True)
 for _ in range(int(sys.argv[2])):

@@ -20,7 +20,8 @@ from circuit.prompts.presets import PRESETS
 from circuit.runs import links
 from circuit.runs.config import RunConfig
 from circuit.runs.links import link, read_settings, read_settings_file, settings_file, settings_text
-from tests.runs.test_run import JSON, make_run
+from tests.any_json import JSON
+from tests.runs_made import make_run
 
 
 def packed(content: bytes) -> str:

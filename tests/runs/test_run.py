@@ -12,41 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from circuit.common.errors import RunFileError
-from circuit.edges.graph import EdgeGraph
-from circuit.edges.method import AblationType, Method
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.runs import run as runs
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Baseline, Run
-
-PROMPTS = PromptSet(
-    "naïve · 数",
-    (
-        PromptPair(" When Mary\n", " When John\n", (" a", " b"), (" c",)),
-        PromptPair("😀", "é", ("",), ()),
-        PromptPair("x", "y", (" z",), (" w", " v")),
-    ),
-)
-
-
-def make_run(seq_len: int | None = None) -> Run:
-    graph = EdgeGraph(n_layers=2, n_heads=4, n_kv_heads=2, seq_len=seq_len)
-    scores = np.random.default_rng(5).normal(size=graph.n_edges).astype(np.float32)
-    method = Method(
-        grad_function="logprob",
-        mask_val=None,
-        integrated_grad_samples=7,
-        ablation_type=AblationType.BATCH_ALL_TOK_MEAN,
-        clean_corrupt="clean",
-        integration_rule="midpoint",
-    )
-    config = RunConfig("local/small", PROMPTS, method, "bfloat16", "cpu", True, seq_len is not None, 3)
-    about = {"model": "Small", "parameters": 123, "versions": {"python": "3"}, "seconds": 0.25}
-    return Run(config, graph, scores, Baseline(1.5, -0.25, 0.5), [0, 2], about)
+from tests.any_json import JSON
+from tests.runs_made import header_of, make_run
 
 
 @pytest.fixture
@@ -54,9 +29,6 @@ def saved(tmp_path: Path) -> Path:
     path = tmp_path / "run.safetensors"
     make_run().save(path)
     return path
-
-
-# --- saving and loading --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seq_len", [None, 3])
@@ -133,12 +105,6 @@ def test_a_saved_run_whose_duplicates_were_split_keeps_its_split() -> None:
     assert RunConfig.from_dict(before.to_dict()) == before
 
 
-def test_a_config_survives_plain_values() -> None:
-    config = make_run().config
-    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    assert RunConfig.from_dict(RunConfig("m", PROMPTS).to_dict()) == RunConfig("m", PROMPTS)
-
-
 def test_plain_safetensors_reads_it(saved: Path) -> None:
     run = make_run()
     tensors = load_file(saved)
@@ -178,9 +144,6 @@ def test_the_caption_says_what_the_scores_are_of() -> None:
         assert part in caption
 
 
-# --- when writing fails --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
 @pytest.mark.parametrize("before", [None, b"what was there"])
 def test_a_failed_write_leaves_the_folder_as_it_was(
@@ -206,14 +169,6 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFileError, match="could not be saved"):
         make_run().save(tmp_path / "file" / "run.safetensors")
-
-
-# --- damaged files -------------------------------------------------------------------------------------------------
-
-
-def header_of(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="numpy") as file:
-        return dict(json.loads(file.metadata()["edgescope"]))
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> None:
@@ -352,10 +307,6 @@ def test_a_changed_byte_is_refused_or_harmless(saved: Path, data: st.DataObject)
     whole = bytearray(saved.read_bytes())
     whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     load_or_refuse(saved.with_name("changed"), bytes(whole))
-
-
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)

@@ -13,7 +13,8 @@ from circuit.edges.method import AblationType
 from circuit.ui.frame import explain
 from circuit.ui.glossary import GROUPS, TERMS, find
 from circuit.ui.prompts.report import finding_words
-from tests.ui.test_help import server  # noqa: F401 - ends the worker that the pages start
+
+pytestmark = pytest.mark.usefixtures("pages_worker")
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]

@@ -4,7 +4,6 @@ there before."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,10 @@ from circuit.ui.frame import navigation, tour
 from circuit.ui.frame.server import job_server
 from circuit.ui.glossary import TERMS
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.usefixtures("pages_worker")]
 
-APP = str(Path(__file__).resolve().parents[2] / "app.py")
+APP = str(Path(__file__).resolve().parents[3] / "app.py")
 MINE = PromptSet("mine", (PromptPair("one two", "two one", (" a",), (" b",)),))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(folders: None) -> Iterator[None]:
-    yield
-    job_server.clear()
 
 
 def visit(**query: str) -> AppTest:

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.ui.frame.server import job_server
-
-
-@pytest.fixture(autouse=True)
-def server(folders: None) -> Iterator[None]:
-    yield
-    job_server.clear()
+pytestmark = pytest.mark.usefixtures("pages_worker")
 
 
 def lesson() -> None:

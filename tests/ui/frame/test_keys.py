@@ -10,8 +10,8 @@ import pytest
 
 from circuit.ui.frame import keys
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+ROOT = Path(__file__).resolve().parents[3]
+FILES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "circuit" / "ui").rglob("*.py"))]
 NAMED = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
 
 

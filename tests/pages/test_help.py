@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from streamlit.testing.v1 import AppTest
 
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
-from circuit.ui.frame.server import job_server
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -26,12 +24,6 @@ EXEMPT = {
     r"open-.*": "Earlier runs: the label is the run.",
 }
 """Keys of widgets that need no help, and why."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(folders: None) -> Iterator[None]:
-    yield
-    job_server.clear()
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from websockets.exceptions import InvalidStatus
 from circuit.jobs.attribute import attribute
 from circuit.runs.config import RunConfig
 from circuit.runs.library import RunLibrary
-from tests.pages.test_pages import NUMBERS
 from tests.streamlit_server import Serving, page, serving, session
+from tests.visitor import NUMBERS
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "The run of somebody else"

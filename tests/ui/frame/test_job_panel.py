@@ -11,8 +11,8 @@ from streamlit.testing.v1 import AppTest
 
 from circuit.ui.frame.server import job_server
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+ROOT = Path(__file__).resolve().parents[3]
+FILES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "circuit" / "ui").rglob("*.py"))]
 
 
 @pytest.fixture(autouse=True)

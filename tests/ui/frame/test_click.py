@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from circuit.ui.frame import address, click
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "circuit" / "ui").rglob("*.py"))]
 
 
 def page() -> None:

@@ -1,0 +1,124 @@
+"""3 · Scores, driven without a browser, with real jobs and a small random model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuit.edges.graph import EdgeGraph
+from circuit.edges.ranking import top_edges
+from circuit.jobs.attribute import attribute
+from circuit.jobs.inspect import EffectsRequest, measure_effects
+from circuit.runs.config import RunConfig
+from circuit.runs.run import Baseline, Run
+from tests.visitor import CIRCUIT, NUMBERS, SCORES, Visitor
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def number_of(run: Run, name: str) -> int:
+    """The number of the edge of this name."""
+    (edge,) = (edge for edge in range(run.graph.n_edges) if run.graph.edge_name(edge) == name)
+    return edge
+
+
+def test_clicking_a_cell_shows_its_edges_and_clicking_one_explains_it(stored: Run) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    assert "Click a cell" in visitor.words()
+    visitor.at.session_state[f"overview-{stored.id}"] = {"selection": {"points": [{"y": "A2.V", "x": "A0"}]}}
+    visitor.run()
+    assert "**A0 → A2.V**" in visitor.words()
+    edge = number_of(stored, "A0.1->A2.0.V")
+    visitor.at.session_state[f"block-{stored.id}-A2.V-A0"] = {"selection": {"points": [{"customdata": [edge]}]}}
+    visitor.run()
+    assert "**A0.1 → A2.0.V** · number" in visitor.words()
+    assert "Head 1 of layer 0 writes into the value input of key-value head 0 (heads 0 to 1)" in visitor.words()
+    assert f"the loss by about {abs(stored.scores[edge]):.3g}, as its score estimates" in visitor.words()
+    assert visitor.query()["edge"] == str(edge)
+    again = Visitor(SCORES, **visitor.query())  # a reload, or a link
+    assert "**A0.1 → A2.0.V** · number" in again.words()
+    assert "**A0 → A2.V**" in again.words()
+
+
+def test_an_edge_is_measured_by_really_ablating_it(stored: Run) -> None:
+    edge = int(np.abs(stored.scores).argmax())
+    visitor = Visitor(SCORES, run=stored.id, edge=str(edge))
+    visitor.click("Measure by ablating it")
+    visitor.wait(lambda: "really ablating it" in visitor.words())
+    effect = measure_effects(EffectsRequest(stored.config, (edge,)))[edge]
+    assert f"measured by really ablating it: {abs(effect):.3g}" in visitor.words()
+    foretold = 0.5 < abs(effect / stored.scores[edge]) < 2
+    assert ("lesson 3 of Learn" in visitor.words()) == (not foretold)
+    visitor.go(CIRCUIT)
+    visitor.at.query_params["look"] = f"edge:{edge}"
+    visitor.run()
+    assert f"measured by really ablating it: {abs(effect):.3g}" in visitor.words()  # kept over pages
+
+
+def test_the_strongest_edges_are_measured_beside_their_scores(stored: Run) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.choose(view="Score and effect")
+    visitor.click("Measure 30 edges")
+    visitor.wait(lambda: "of 30 have the sign of their score" in visitor.words())
+    points = visitor.figure()["data"][1]
+    assert [edge for (edge,) in points["customdata"]] == top_edges(stored.scores, 30).tolist()
+
+
+def test_filters_apply_to_heatmap_and_table_and_stay_over_pages(stored: Run) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.choose(inputs=["Q", "K"], sign="negative")
+    visitor.at.text_input(key="from").set_value("A0, MLP 0")
+    visitor.run()
+    table = visitor.at.dataframe[0].value
+    assert set(table["input"]) == {"Q", "K"}
+    assert (table["score"] < 0).all()
+    assert table["source"].str.match(r"A0\.|MLP 0").all()
+    assert "Showing **only into Q, K, sources A0, MLP 0, score < 0**" in visitor.words()
+    shown = np.array(visitor.figure()["data"][2]["text"])
+    assert (shown == "no edge fits the filter").sum() > 0
+    visitor.go(CIRCUIT)
+    visitor.go(SCORES)
+    assert visitor.at.dataframe[0].value.equals(table)
+    visitor.at.text_input(key="from").set_value("A9")
+    visitor.run()
+    assert "No source of this model is called 'a9'" in visitor.words()
+    assert len(visitor.at.dataframe[0].value)
+
+
+def test_a_filter_of_one_run_does_not_hide_another(stored: Run, small: str) -> None:
+    other = attribute(RunConfig(small, replace(NUMBERS, name="others")))
+    other.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{other.id}.safetensors")
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.choose(inputs=["Final"])
+    assert len(visitor.at.dataframe[0].value) == stored.graph.n_sources
+    visitor.at.query_params.clear()
+    visitor.at.query_params["run"] = other.id
+    visitor.run()
+    assert len(visitor.at.dataframe[0].value) == 100
+
+
+@pytest.mark.parametrize("view", ["Every edge", "Fall-off"])
+def test_the_other_views_show_a_figure_with_the_runs_caption(stored: Run, view: str) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.choose(view=view)
+    caption = visitor.figure()["layout"]["annotations"][-1]["text"].replace("<br>", " ")
+    assert caption == stored.caption
+
+
+def test_a_block_looked_at_in_one_model_does_not_break_a_smaller_one(stored: Run) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.at.session_state[f"overview-{stored.id}"] = {"selection": {"points": [{"y": "A2.V", "x": "A0"}]}}
+    visitor.run()
+    graph = EdgeGraph(1, 1, 1)
+    other = Run(stored.config, graph, np.arange(graph.n_edges, dtype=np.float32), Baseline(1, 0, 1), [0, 1, 2])
+    other.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{other.id}.safetensors")
+    visitor.at.query_params["run"] = other.id
+    for page in (SCORES, CIRCUIT):
+        visitor.go(page)
+        shown = visitor.result()
+        assert shown is not None
+        assert shown.id == other.id
