@@ -107,8 +107,10 @@ def in_float32(model: Any) -> Iterator[None]:
         return
     # a bridge's component may cast what its part makes of it to the precision of the weights, so it counts too
     blocks = [each for block in _blocks(model) for each in {block, _part(block)}]
+    inside = {id(each) for block in blocks for each in block.modules()}
     embeddings = [each for each in model.modules() if isinstance(_part(each), torch.nn.Embedding)]
-    outer = [*embeddings, _part(model.get_output_embeddings())]
+    linear = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and id(each) not in inside]
+    outer = [*embeddings, *linear]
     within = {id(parameter) for block in blocks for parameter in block.parameters()}
     others = [p for p in model.parameters() if p.ndim == 1 and id(p) not in within]  # the last norm, and biases
     with (

