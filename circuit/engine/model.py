@@ -320,21 +320,15 @@ class PatchableModel:
                         f"Row {row}: token id {bad} of the {name} is unknown: this model's vocabulary is "
                         f"0 to {self.d_vocab - 1}. Were the prompts tokenized for another model?"
                     )
-        longest = max(dataset.lengths)
         for row, tokens in zip(dataset.numbers, dataset.clean, strict=True):
             if len(tokens) > self.n_ctx:
                 raise PromptError(f"Row {row}: {len(tokens)} tokens are more than the model's context of {self.n_ctx}.")
-            if longest > self._rotary.fixed_up_to and len(tokens) != longest:
-                raise PromptError(
-                    f"Row {row}: the prompt has {len(tokens)} tokens, and the longest has {longest}: beyond "
-                    f"{self._rotary.fixed_up_to} tokens this model's rotary frequencies follow the longest prompt of a "
-                    "batch. Use prompts of one length, or shorter ones."
-                )
             if self.seq_len is not None and len(tokens) != self.seq_len:
                 raise PromptError(
                     f"Row {row}: the prompt has {len(tokens)} tokens, and token positions are kept apart for prompts "
                     f"of {self.seq_len}. Use prompts of one length, or add the positions up."
                 )
+        self._rotary.check_lengths(dataset.numbers, dataset.lengths)
         if dataset.target is not None and dataset.target.shape[1] != self.d_vocab:
             raise PromptError(
                 f"The target has {dataset.target.shape[1]} entries per prompt, and the vocabulary {self.d_vocab}."

@@ -11,7 +11,10 @@ others.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from circuit.common.errors import PromptError
 
 
 def context_length(config: Any) -> int:
@@ -33,6 +36,19 @@ class RotaryFrequencies:
         elif rope.get("rope_type") == "longrope":
             self.fixed_up_to = rope.get("original_max_position_embeddings") or config.max_position_embeddings
         self._dynamic = [part for part in model.modules() if vars(part).get("rope_type") == "dynamic"]
+
+    def check_lengths(self, numbers: Sequence[int], lengths: Sequence[int]) -> None:
+        """Raise a `PromptError` that names the row, unless each prompt gets the frequencies of its own length."""
+        longest = max(lengths)
+        if longest <= self.fixed_up_to:
+            return
+        for row, length in zip(numbers, lengths, strict=True):
+            if length != longest:
+                raise PromptError(
+                    f"Row {row}: the prompt has {length} tokens, and the longest has {longest}: beyond "
+                    f"{self.fixed_up_to} tokens this model's rotary frequencies follow the longest prompt of a batch. Use "
+                    "prompts of one length, or shorter ones."
+                )
 
     def start_again(self) -> None:
         """Forget the longest prompt of the past."""

@@ -77,6 +77,21 @@ def check_supported(config: Any) -> None:
         )
     if kind not in SUPPORTED:
         raise ModelError(f"Models of type '{kind}' are not supported. Supported are {', '.join(SUPPORTED.values())}.")
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        raise ModelError(
+            f"This model's weights are quantised ({_quantised_by(quantization)}), and edge scores read them as plain "
+            "numbers: load a version of it in float32, bfloat16 or float16, or a GGUF file, which is dequantised here."
+        )
     for of_kind, applies, what in _REFUSED_VARIANTS:
         if kind == of_kind and applies(config):
             raise ModelError(f"This model of type '{kind}' {what}: it is not supported. Others of its type are.")
+
+
+def _quantised_by(quantization: Any) -> str:
+    """The method of a `quantization_config`, which is a dictionary as long as no model was made of it."""
+    options = quantization if isinstance(quantization, dict) else vars(quantization)
+    if options.get("load_in_8bit") or options.get("load_in_4bit"):  # older files name no method
+        return "bitsandbytes"
+    method = options.get("quant_method")
+    return str(getattr(method, "value", method) or "by a method that its config.json does not name")

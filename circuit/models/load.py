@@ -108,12 +108,14 @@ def load_tokenizer(
     Raises:
         ModelError, JobCancelled: As `load_model`.
     """
+    from circuit.engine.rotary import context_length
+
     stage = Progress(report=progress, cancelled=cancelled)
     where = locate(name, stage, weights=False)
     stage.say(f"Reading the tokenizer of {title_of(str(name))}")
     with readable_errors(str(name)), without_bars():
         config, tokenizer = _read_config(where)
-        return PromptTokenizer.of(tokenizer, config.max_position_embeddings, config.vocab_size)
+        return PromptTokenizer.of(tokenizer, context_length(config), config.vocab_size)
 
 
 def _read_config(where: str) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from circuit.common.errors import ModelError, OptionError
 from circuit.common.settings import cache_folder
 from circuit.models.catalogue import CATALOGUE, SMOLLM2, offered, title_of
-from circuit.models.load import load_model
+from circuit.models.load import load_model, load_tokenizer
 from tests.small_models import random_hf_model, tokenizer
 
 if TYPE_CHECKING:
@@ -216,6 +216,27 @@ def test_an_unsupported_architecture_is_refused_with_its_reason(tmp_path: Path, 
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=why):
         load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"bits": 4}, "by a method that its config.json does not name"),
+    ],
+)
+def test_quantised_weights_are_refused_by_their_method(
+    folder: Path, quantization: dict[str, object], method: str
+) -> None:
+    edit_config(quantization_config=quantization)(folder)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=rf"^This model's weights are quantised \({method}\).*bfloat16"):
+            load(folder)
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this-model", "not a name!", "", "~/nowhere", "./nowhere", "local/gone"])
