@@ -46,8 +46,8 @@ class RotaryFrequencies:
             if length != longest:
                 raise PromptError(
                     f"Row {row}: the prompt has {length} tokens, and the longest has {longest}: beyond "
-                    f"{self.fixed_up_to} tokens this model's rotary frequencies follow the longest prompt of a batch. Use "
-                    "prompts of one length, or shorter ones."
+                    f"{self.fixed_up_to} tokens this model's rotary frequencies follow the longest prompt of a batch. "
+                    "Use prompts of one length, or shorter ones."
                 )
 
     def start_again(self) -> None:
