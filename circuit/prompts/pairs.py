@@ -23,6 +23,8 @@ MOST_CHARACTERS = 100_000
 MOST_ANSWERS = 1_000
 """Right and wrong ones of one pair."""
 LONGEST_NAME = 300
+LABELS = ("seq_labels", "word_idxs")
+"""Of a set, beside its pairs."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from circuit.common.errors import PromptError
-from circuit.prompts.files import FORMATS, answers_of, cell_of, read_file, read_text, write
+from circuit.prompts.cells import answers_of, cell_of
+from circuit.prompts.files import FORMATS, read_file, text_reading, write
 from circuit.prompts.pairs import MOST_BYTES, MOST_CHARACTERS, MOST_ROWS, PromptPair, PromptSet
+
+
+def read_text(text: str, name: str = "pasted prompts", kind: str | None = None) -> PromptSet:
+    return text_reading(text, name, kind).prompts
+
 
 # Characters that mean something to a format, beside all others; no halves of characters, which no file can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(" \n\r\t,|\"'[]{}\\\x00\x85\ufeff\u2028")

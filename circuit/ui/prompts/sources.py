@@ -9,12 +9,13 @@ import streamlit as st
 from circuit.common.errors import CircuitError
 from circuit.common.words import MB, counted
 from circuit.models.tokenizer import visible
-from circuit.prompts.files import read_file, read_text
+from circuit.prompts.files import Reading, file_reading, text_reading
 from circuit.prompts.pairs import MOST_BYTES, MOST_ROWS, PromptSet, check_size
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.prompts.templates import LONGEST_SLOTS, LONGEST_TEMPLATE, MOST_PAIRS, Template, lines_of, slots_of
 from circuit.ui.frame import click, keys, markdown, session
 from circuit.ui.frame.widgets import kept
+from circuit.ui.prompts import tokens
 
 SOURCES = ("Preset", "Template", "Paste", "File", "Empty table")
 _COLUMNS_SAID = (
@@ -178,7 +179,7 @@ def _paste() -> None:
         st.caption(f"Tab- or comma-separated: {_COLUMNS_SAID}.")
         return
     try:
-        _offer(read_text(text))
+        _offer_reading(text_reading(text, tokenizer=tokens.known(session.model_key())))
     except CircuitError as error:
         st.error(markdown.plain(str(error)))
 
@@ -194,7 +195,7 @@ def _file() -> None:
     if file is None:
         return
     try:
-        _offer(read_file(file.getvalue(), file.name))
+        _offer_reading(file_reading(file.getvalue(), file.name, tokens.known(session.model_key())))
     except CircuitError as error:
         st.error(f"{markdown.plain(file.name)}: {markdown.plain(str(error))}")
 
@@ -202,6 +203,12 @@ def _file() -> None:
 def _empty() -> None:
     _fill_button(PromptSet("My prompts", ()), "Empty the table")
     st.caption("Then type into the table, or paste rows from a spreadsheet into its first cell.")
+
+
+def _offer_reading(reading: Reading) -> None:
+    for note in reading.notes:
+        st.caption(f":material/info: {markdown.plain(note)}")
+    _offer(reading.prompts)
 
 
 def _offer(prompts: PromptSet) -> None:

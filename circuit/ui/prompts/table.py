@@ -1,6 +1,6 @@
 """The prompt table: a prompt set as a pandas table that a person edits, and back.
 
-Several answers stand in one cell as in CSV files (`circuit.prompts.files.answers_of`). The first column numbers the
+Several answers stand in one cell as in CSV files (`circuit.prompts.cells.answers_of`). The first column numbers the
 rows, since messages name them; rows that were just added are called new until the table is numbered again, which starts
 the widget over and so waits until nobody can be in the middle of a row.
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from circuit.prompts.files import answers_of, cell_of
+from circuit.prompts.cells import answers_of, cell_of
 from circuit.prompts.pairs import PromptPair, PromptSet
 
 NUMBER = "row"
