@@ -133,6 +133,7 @@ def pairs_of(rows: Sequence[Row], tokenizer: PromptTokenizer | None) -> tuple[tu
         ids = _TokenIds(tokenizer)
         pairs = [_pair(where, row, columns, ids) for where, row in rows]
         if ids.read:
+            _check_ids(rows, pairs, columns)
             some = ", ".join(f"{token} is '{visible(text)}'" for token, text in list(ids.read.items())[:4])
             notes.append(
                 f"Token ids were read with the chosen model's tokenizer: {some}. If that is not what was meant, the "
@@ -225,6 +226,36 @@ class _TokenIds:
                 "model on 1 · Prompts and load it, then take in the file again; or write text."
             )
         return self._tokenizer
+
+
+def _check_ids(rows: Sequence[Row], pairs: Sequence[PromptPair], columns: Columns) -> None:
+    """Refuse token ids that another model's tokenizer has made, as far as can be told.
+
+    Their texts tell it: where a column says in words what the ids stand for, and where many would go on in the midst of
+    a word ("gave a ring to" "edience").
+    """
+    stem = (columns.right_ids or "").removesuffix("_idx")
+    within = []
+    for (where, row), pair in zip(rows, pairs, strict=True):
+        said = row.get(stem) if stem in columns.others else None
+        if is_text(said) and not all(said.strip().startswith(text.strip()) for text in pair.answers):
+            raise _of_another_model(where, f"would stand for '{visible(pair.answers[0])}' where '{stem}' says '{said}'")
+        within += [text for text in pair.answers if _is_letter(text[:1]) and _is_letter(pair.clean[-1:])]
+    if len(within) > len(pairs) / 10:
+        some = ", ".join(f"'{visible(text)}'" for text in list(dict.fromkeys(within))[:3])
+        raise _of_another_model(rows[0][0], f"would stand for parts of words such as {some}")
+
+
+def _is_letter(character: str) -> bool:
+    """Whether it is a letter of a script that parts words by spaces, as far as ASCII goes."""
+    return character.isascii() and character.isalpha()
+
+
+def _of_another_model(where: str, why: str) -> PromptError:
+    return PromptError(
+        f"{where}: the token ids are not those of the chosen model, where they {why}: the file was made for another "
+        "model. Choose that one and take in the file again, or write answers as text."
+    )
 
 
 # --- years ---------------------------------------------------------------------------------------------------------

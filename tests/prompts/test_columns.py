@@ -62,6 +62,18 @@ def test_token_ids_without_their_model_are_refused(name: str) -> None:
         reading(name)
 
 
+def test_token_ids_of_another_model_are_refused_where_their_texts_tell() -> None:
+    def other(**words: int) -> PromptTokenizer:
+        return PromptTokenizer(Tokenizer(models.WordLevel({**words, "x": 0}, unk_token="x")), None, None)
+
+    with pytest.raises(PromptError, match="parts of words such as 'lies', 'edience': the file was made for another"):
+        reading("eap_ig_ioi.csv", other(lies=14235, edience=16753))
+    with pytest.raises(PromptError, match=r"Line 2: .* 'foo' where 'country' says 'Afghanistan'"):
+        reading("eap_ig_fact_retrieval.csv", other(foo=8037, bar=1578))
+    with pytest.raises(PromptError, match="Line 2: 'correct_idx' holds the token id 14235, which is no text"):
+        reading("eap_ig_ioi.csv", other())
+
+
 @pytest.mark.parametrize("name", ["eap_ig_greater_than.csv", "eap_ig_tutorial.csv"])
 def test_the_years_of_a_greater_than_task_are_no_token_ids(name: str, gpt2: PromptTokenizer) -> None:
     for tokenizer in (None, gpt2):

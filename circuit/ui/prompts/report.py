@@ -32,7 +32,7 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
     """How many rows can be used, and a line for each kind of finding."""
     prompts, n = session.prompts(), len(checked.rows)
     broken = list(checked.problems)
-    used = f"{n - len(broken)} of {n} pairs will be used"
+    used = f"{n - len(broken)} of {n} pairs will be used" if len(broken) < n else f"None of {n} pairs can be used"
     bos = "with" if tokens.prepend_bos(words) and words.bos is not None else "without"
     st.subheader(used, anchor=False)
     st.caption(f"As tokens of {markdown.plain(title_of(session.model_key()))}, {bos} a BOS token before each prompt.")
@@ -64,7 +64,8 @@ def show_checks(checked: Encoded, words: PromptTokenizer) -> None:
                 on_click=session.reset_bos,
                 help="Leaves the choice of a BOS token to the tokenizer, which knows what the model was trained with.",
             )
-        mendable = broken and lines == all_lines  # else the choice of a BOS token is to be mended, and no row
+        # Where no row can be used, or the choice of a BOS token is to be mended, taking out rows mends nothing.
+        mendable = 0 < len(broken) < n and lines == all_lines
         if mendable and click.button(
             f"Remove the {counted(len(broken), 'broken row')}",
             key="remove-broken",

@@ -207,7 +207,7 @@ def _empty() -> None:
 
 def _offer_reading(reading: Reading) -> None:
     for note in reading.notes:
-        st.caption(f":material/info: {markdown.plain(note)}")
+        st.warning(markdown.plain(note))
     _offer(reading.prompts)
 
 
