@@ -8,7 +8,7 @@ check_size    refuse more than a page can hold
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from circuit.common.errors import PromptError
@@ -79,9 +79,13 @@ class PromptSet:
         check_rows(len(data["prompts"]))
         pairs = tuple(pair_of(f"Prompt {row}", entry) for row, entry in enumerate(data["prompts"], start=1))
         given = data.get("name")
-        prompts = cls(one_line(given, LONGEST_NAME) if is_text(given) else name, pairs, *labels_of(data))
+        prompts = cls(given if is_text(given) else name, pairs, *labels_of(data))
         check_size(prompts)
         return prompts
+
+    def with_plain_name(self) -> PromptSet:
+        """The same with a name of one line, not too long, without control characters."""
+        return replace(self, name=one_line(self.name, LONGEST_NAME))
 
     def labels(self) -> dict[str, Any]:
         """The labels that the set has, as plain values for JSON."""

@@ -93,7 +93,7 @@ class RunConfig:
                 raise RunFileError(f"The run's {name} cannot be {repr(values[name])[:60]}.")
         if not isinstance(values["method"], dict):
             raise RunFileError(f"The run's method cannot be {repr(values['method'])[:60]}.")
-        prompts = PromptSet.from_dict(values["prompts"])
+        prompts = PromptSet.from_dict(values["prompts"]).with_plain_name()
         config = cls(**{**values, "method": Method.from_dict(values["method"]), "prompts": prompts})
         if "duplicates_together" not in values and config._duplicates_matter:
             return replace(config, duplicates_together=False)

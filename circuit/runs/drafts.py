@@ -53,7 +53,7 @@ def load_draft(folder: Path, draft_id: str) -> Draft | None:
         return None
     try:
         content = read_json(_path(folder, draft_id), LARGEST)
-        prompts = PromptSet.from_dict(content["prompts"])
+        prompts = PromptSet.from_dict(content["prompts"]).with_plain_name()
         step = content.get("tour")
         return Draft(str(content["model"]), prompts, str(content["bos"]), step if type(step) is int else 0)
     except (OSError, ValueError, KeyError, TypeError, CircuitError):
