@@ -6,6 +6,7 @@ from .edges.choose import choose_edges as choose_edges
 from .edges.choose import rank_edges as rank_edges
 from .edges.filter import EdgeFilter as EdgeFilter
 from .edges.graph import EdgeGraph as EdgeGraph
+from .edges.method import DEFAULT_METHOD as DEFAULT_METHOD
 from .edges.method import AblationType as AblationType
 from .edges.method import Method as Method
 from .edges.method import PatchType as PatchType

@@ -10,10 +10,13 @@ import streamlit as st
 
 from circuit.common.errors import CircuitError, OptionError
 from circuit.common.words import counted
-from circuit.edges.kinds import EAP, INTEGRATED_GRADIENTS, OFFERED
+from circuit.edges.kinds import EAP, OFFERED, RULES
 from circuit.edges.method import (
+    DEFAULT_METHOD,
+    WHY_DEFAULT,
     AblationType,
     AnswerFunction,
+    Backward,
     CleanCorrupt,
     GradFunction,
     IntegrationRule,
@@ -53,8 +56,8 @@ ABLATIONS = {
     AblationType.BATCH_ALL_TOK_MEAN: "One mean over all prompts and positions of the batch.",
 }
 INTEGRATION_RULES: dict[IntegrationRule, str] = {
-    "reference": "AutoCircuit's: N + 1 points from 0 to 1, equal weights.",
-    "trapezoid": "The same points, ends weighted half: more accurate.",
+    "reference": "The published points, equal weights: to compare with AutoCircuit's or EAP-IG's numbers.",
+    "trapezoid": "N + 1 points from 0 to 1, ends weighted half: more accurate.",
     "midpoint": "N points between: most accurate for the cost.",
 }
 
@@ -62,21 +65,21 @@ INTEGRATION_RULES: dict[IntegrationRule, str] = {
 def choose_points() -> dict[str, Any]:
     """The method, and what it asks for."""
     kinds = {kind.title: kind for kind in OFFERED}
-    title = st.radio(
+    title = st.selectbox(
         "Method",
         list(kinds),
-        captions=[f"{kind.sentence} {kind.limits}" for kind in OFFERED],
-        help=f"At which mask values the gradient is taken. Begin with {EAP.title.lower()}; take "
-        f"{INTEGRATED_GRADIENTS.title.lower()} where its circuit is not faithful. {explain.more('mask-value')}",
+        list(kinds).index(DEFAULT_METHOD.kind.title),
+        help="Where gradients are taken, on which way from the model to its ablation. "
+        f"{EAP.title} is the fastest and often misleads. {', '.join(explain.link(kind.key) for kind in OFFERED)}.",
         **kept(keys.KIND),
     )
     kind = kinds[title]
-    chosen = {"path": kind.paths[0], "mask_val": kind.mask_val, "integrated_grad_samples": None}
-    if kind.asks == "mask_val":
-        return chosen | {"mask_val": choose_mask_value()}
-    if kind.asks == "integrated_grad_samples":
-        return chosen | choose_samples()
-    return chosen
+    st.caption(f"{kind.sentence} {kind.limits}")
+    if kind is DEFAULT_METHOD.kind:
+        st.caption(WHY_DEFAULT)
+    mask_val = choose_mask_value() if kind.asks == "mask_val" else 0.0
+    n, rule = choose_samples() if kind.asks == "integrated_grad_samples" else (1, "reference")
+    return kind.options(mask_val, n, rule)
 
 
 def choose_mask_value() -> float:
@@ -92,25 +95,39 @@ def choose_mask_value() -> float:
     )
 
 
-def choose_samples() -> dict[str, Any]:
+def choose_samples() -> tuple[int, IntegrationRule]:
     n = st.slider(
         "Samples N",
         1,
         MOST_SAMPLES,
-        5,
-        help="Mask values to average over: one forward and backward pass each. Five do for most models; take more "
-        "where the circuit changes when you do.",
+        DEFAULT_METHOD.integrated_grad_samples,
+        help="Points to average over: one forward and backward pass each, and over activations as many for every group "
+        "of parts. Five do for most models; take more where the circuit changes when you do.",
         **kept(keys.SAMPLES),
     )
     rule = st.selectbox(
         "Integration rule",
         list(INTEGRATION_RULES),
-        help="Which mask values are averaged, with which weights. Midpoint is the most accurate for its cost; take "
-        "reference to compare with AutoCircuit's numbers.",
+        list(INTEGRATION_RULES).index(DEFAULT_METHOD.integration_rule),
+        help="Which points are averaged, with which weights. Midpoint is the most accurate for its cost; take "
+        f"reference to compare with published numbers. {explain.more('integration-rule')}",
         **kept(keys.RULE),
     )
     st.caption(INTEGRATION_RULES[rule])
-    return {"integrated_grad_samples": n, "integration_rule": rule}
+    return n, rule
+
+
+def choose_backward() -> dict[str, Any]:
+    backward = st.selectbox(
+        "Backward pass",
+        get_args(Backward),
+        format_func=lambda rule: RULES[rule].title,
+        help="Advanced: by which rules the loss is led back to the edges. The gradient is the usual choice. "
+        f"{', '.join(explain.link(rule.key, rule.title) for rule in RULES.values())}.",
+        **kept(keys.BACKWARD),
+    )
+    st.caption(f"{RULES[backward].sentence} {explain.more(RULES[backward].key)}")
+    return {"backward": backward}
 
 
 def choose_loss() -> dict[str, Any]:
@@ -210,7 +227,7 @@ def choose() -> tuple[Method, dict[str, Any]]:
     with columns[0]:
         points = choose_points()
     with columns[1]:
-        loss = choose_loss()
+        loss = choose_loss() | choose_backward()
     with columns[2]:
         ablation = choose_ablation()
     with columns[3]:
@@ -230,16 +247,34 @@ def in_words(config: RunConfig) -> str:
             f"'{method.ablation_type}' depends on the batch size: choose one on the right. {explain.more('batch-size')}"
         )
     held_out = f" ({config.held_out:.0%} of them held out)" if config.held_out else ""
+    return (
+        f"**{counted(len(config.prompts), 'prompt pair')}{held_out} on {markdown.plain(title_of(config.model))}**: "
+        f"{method.describe()}. {passes_in_words(method, estimate.layers_of(config.model))}"
+    )
+
+
+def passes_in_words(method: Method, n_layers: int | None) -> str:
+    """What the run costs, in passes over the prompts; `n_layers` is None where the model has not been seen yet."""
     before = "No pass for the ablation"
     if method.ablation_type.reads_batch:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
-    passes = counted(len(method.points), "forward and backward pass", "forward and backward passes")
-    return (
-        f"**{counted(len(config.prompts), 'prompt pair')}{held_out} on {markdown.plain(title_of(config.model))}**: "
-        f"{method.describe()}. {before}, and {passes} on the clean prompts."
-    )
+    if method.path != "masks":
+        before += ", one on the clean ones for what the parts write there"
+    one, more = "forward and backward pass", "forward and backward passes"
+    n = len(method.points)
+    if method.path == "ends":
+        return f"{before}, and a {one} on either prompt of the pair."
+    if method.path == "inputs":
+        return f"{before}, and {counted(n, one, more)} between the two prompts."
+    if method.path == "masks":
+        return f"{before}, and {counted(n, one, more)} on the clean prompts."
+    groups = "the embedding, and for the heads and the MLP of every layer"
+    if n_layers is None:
+        return f"{before}, and {counted(n, one, more)} for {groups}."
+    passes = counted(method.n_passes(n_layers), one, more)
+    return f"{before}, and **{passes}**: {n} for {groups}, of which there are {n_layers}."
 
 
 def summary(run: Run) -> None:

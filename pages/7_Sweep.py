@@ -12,7 +12,16 @@ import streamlit as st
 from circuit.common.errors import CircuitError, RunFileError
 from circuit.common.settings import runs_folder
 from circuit.common.words import MB, counted
-from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.edges.kinds import EAP, OFFERED, RULES
+from circuit.edges.method import (
+    DEFAULT_METHOD,
+    AblationType,
+    AnswerFunction,
+    Backward,
+    GradFunction,
+    IntegrationRule,
+    Method,
+)
 from circuit.jobs.sweep import MOST_RUNS, Row, Sweep, Table, start, table_file
 from circuit.models.catalogue import is_here, offered, title_of
 from circuit.prompts.files import read_file
@@ -33,7 +42,7 @@ page.begin(
 )
 
 CURRENT = "current"
-EAP = "EAP"
+SAMPLES = (2, 5, 10, 20)
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -84,23 +93,40 @@ def choose_models() -> tuple[str, ...]:
 
 
 def choose_methods() -> tuple[Method, ...]:
-    points = st.multiselect(
-        "Mask values",
-        [EAP, 2, 5, 10, 20],
-        [EAP, 5],
-        help="EAP: the gradient at the untouched model. IG: integrated gradients, averaged over the way to the fully "
-        "ablated one.",
-        format_func=lambda n: EAP if n == EAP else f"IG, N = {n}",
-        **kept("sweep_points"),
-    )
+    """Every combination of what is chosen.
+
+    Raises:
+        OptionError: When one of them cannot work.
+    """
+    kinds = st.multiselect(
+        "Methods", OFFERED, [DEFAULT_METHOD.kind, EAP], key="sweep_kinds", persist_state="session",
+        format_func=lambda kind: kind.title,
+        help="Where gradients are taken, on which way from the model to its ablation. "
+        f"{', '.join(explain.link(kind.key) for kind in OFFERED)}.",
+    )  # fmt: skip
+    asked = {kind.asks for kind in kinds}
+    samples = st.multiselect(
+        "Samples N", SAMPLES, [DEFAULT_METHOD.integrated_grad_samples], key="sweep_samples", persist_state="session",
+        disabled="integrated_grad_samples" not in asked, help="Points that are averaged; each number is a run.",
+    )  # fmt: skip
     rule: IntegrationRule = st.selectbox(
-        "Integration rule",
-        get_args(IntegrationRule),
-        disabled=points in ([], [EAP]),
-        help="Which mask values integrated gradients average. Midpoint is the most accurate for its cost; take "
-        "reference to compare with AutoCircuit's numbers.",
-        **kept("sweep_rule"),
-    )
+        "Integration rule", get_args(IntegrationRule), get_args(IntegrationRule).index(DEFAULT_METHOD.integration_rule),
+        key="sweep_rule", persist_state="session", disabled="integrated_grad_samples" not in asked,
+        help="Which points are averaged. Midpoint is the most accurate for its cost; take reference to compare with "
+        "published numbers.",
+    )  # fmt: skip
+    mask_val = 0.5
+    if "mask_val" in asked:
+        mask_val = st.slider(
+            "Mask value m", 0.0, 1.0, 0.5, 0.05, key="sweep_mask_value", persist_state="session",
+            help="How far all edges are ablated while the gradient at one mask value is taken.",
+        )  # fmt: skip
+    backwards = st.multiselect(
+        "Backward passes", get_args(Backward), [DEFAULT_METHOD.backward], key="sweep_backward", persist_state="session",
+        format_func=lambda backward: RULES[backward].title,
+        help="Advanced: by which rules the loss is led back to the edges. "
+        f"{', '.join(explain.link(each.key, each.title) for each in RULES.values())}.",
+    )  # fmt: skip
     grads = st.multiselect(
         "Grad functions",
         get_args(GradFunction),
@@ -124,17 +150,21 @@ def choose_methods() -> tuple[Method, ...]:
         help="Activations that come from the batch are those of the corrupt prompts.",
         **kept("sweep_ablations"),
     )
+    points = [
+        kind.options(mask_val, n, rule)
+        for kind in kinds
+        for n in (samples if kind.asks == "integrated_grad_samples" else [1])
+    ]
     return tuple(
         Method(
-            grad,
-            answer,
-            0.0 if n == EAP else None,
-            n if isinstance(n, int) else None,
-            ablation,
-            "corrupt" if ablation.reads_batch else None,
-            "reference" if n == EAP else rule,
+            grad_function=grad,
+            answer_function=answer,
+            ablation_type=ablation,
+            clean_corrupt="corrupt" if ablation.reads_batch else None,
+            backward=backward,
+            **of_kind,
         )
-        for n, grad, answer, ablation in product(points, grads, answers, ablations)
+        for of_kind, backward, grad, answer, ablation in product(points, backwards, grads, answers, ablations)
     )
 
 
@@ -182,8 +212,12 @@ columns = st.columns(3, gap="medium")
 with columns[0]:
     models = choose_models()
     prompt_sets = choose_prompts()
+refused: CircuitError | None = None
 with columns[1]:
-    methods = choose_methods()
+    try:
+        methods = choose_methods()
+    except CircuitError as error:
+        methods, refused = (), error
 with columns[2]:
     measuring = choose_measuring()
 
@@ -191,6 +225,8 @@ sweep = Sweep(models, prompt_sets, methods, **measuring)  # type: ignore[arg-typ
 title = f"Sweep of {counted(len(sweep), 'run')}"
 ready = True
 try:
+    if refused is not None:
+        raise refused
     sweep.requests()
 except CircuitError as error:
     ready = False

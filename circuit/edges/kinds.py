@@ -2,7 +2,7 @@
 
     Kind      a method's title, what its scores are, what it costs, and where it fails
     KINDS     all of them; a `Method` finds its own (`Method.kind`)
-    OFFERED   those that the form of 2 · Attribute offers
+    OFFERED   those that the forms of 2 · Attribute and Sweep offer
     RULES     what is said of the rules of the backward pass, which go with any of them
 
 The form, captions, tables, the comparison, the tour and the glossary read from here. `docs/contributing.md` says how to
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Asked = Literal["mask_val", "integrated_grad_samples"]
 
@@ -63,6 +63,16 @@ class Kind:
         """Whether its scores are a mean over several points."""
         return self.mask_val is None and self.asks != "mask_val"
 
+    def options(self, mask_val: float, integrated_grad_samples: int, integration_rule: str) -> dict[str, Any]:
+        """The options that make a `circuit.edges.method.Method` one of this kind, along its first path; each of these
+        three counts only where the kind asks for it."""
+        options: dict[str, Any] = {"path": self.paths[0], "mask_val": self.mask_val}
+        if self.asks == "mask_val":
+            options["mask_val"] = mask_val
+        elif self.asks == "integrated_grad_samples":
+            options |= {"integrated_grad_samples": integrated_grad_samples, "integration_rule": integration_rule}
+        return options
+
     def fits(self, path: str, mask_val: float | None) -> bool:
         """Whether a method with this path and mask value (None where there are several points) is of this kind."""
         if path not in self.paths:
@@ -74,12 +84,27 @@ class Kind:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of the backward pass: its name, and what it does."""
+    """A rule of the backward pass.
 
+    Attributes:
+        key: Its place in the glossary's address.
+        title: Its name.
+        sentence: What it does.
+        limits: Where it helps, and what to keep in mind.
+        source: Who published it, as a title and an address; None where there is nothing to cite.
+        also: Other entries of the glossary that help to understand it.
+    """
+
+    key: str
     title: str
     sentence: str
+    limits: str
+    source: tuple[str, str] | None = None
+    also: tuple[str, ...] = ("backward-pass",)
 
 
+RELP = ("RelP, 2025", "https://arxiv.org/abs/2508.21258")
+GIM = ("GIM, 2025", "https://arxiv.org/abs/2505.17630")
 HANNA = ("Hanna et al. 2024", "https://arxiv.org/abs/2403.17806")
 
 EAP = Kind(
@@ -191,23 +216,48 @@ KINDS = (
     ONE_POINT,
 )
 """A method is of the first kind that fits."""
-OFFERED = (EAP, INTEGRATED_GRADIENTS, ONE_MASK_VALUE)
+OFFERED = (INTEGRATED_GRADIENTS, EAP, EAP_IG_INPUTS, CLEAN_CORRUPTED, EAP_IG_ACTIVATIONS, ONE_MASK_VALUE)
+"""In the order of the forms: the default first."""
 
 RULES = {
-    "gradient": Rule("gradient", "The loss is differentiated as it is."),
+    "gradient": Rule(
+        "backward-pass",
+        "Gradient",
+        "The loss is differentiated as it is.",
+        "The other rules replace the slope by one that reaches further, where a part saturates or renormalises.",
+        also=("score", "relp", "gim"),
+    ),
     "relp": Rule(
+        "relp",
         "RelP",
         "Norms are held constant, an activation counts as the line through the origin, and each factor of a gated MLP "
         "gets half of the gradient.",
+        "Takes about as long as the gradient, and its scores no longer are slopes of the loss.",
+        RELP,
+        ("backward-pass", "relp-constant-attention"),
     ),
-    "relp+constant-attention": Rule("RelP with constant attention", "As RelP, with attention patterns held constant."),
+    "relp+constant-attention": Rule(
+        "relp-constant-attention",
+        "RelP with constant attention",
+        "As RelP, with attention patterns held constant.",
+        "Edges into queries and keys, which only steer where a head looks, get no score.",
+        RELP,
+        ("backward-pass", "relp", "query-key-value"),
+    ),
     "gim": Rule(
+        "gim",
         "GIM",
         "Norms are held constant, attention's softmax is differentiated as at temperature 2, gradients at queries and "
         "keys are quartered, and those at values and at both factors of a gated MLP halved.",
+        "Takes about as long as the gradient, and its scores no longer are slopes of the loss.",
+        GIM,
     ),
     "linear-mlp+gim-attention": Rule(
-        "linear MLP and GIM attention", "RelP's rule for activations and GIM's for attention; norms as they are."
+        "linear-mlp-gim-attention",
+        "Linear MLP and GIM attention",
+        "RelP's rule for activations and GIM's for attention; norms as they are.",
+        "Takes about as long as the gradient, and its scores no longer are slopes of the loss.",
+        also=("backward-pass", "relp", "gim"),
     ),
 }
 """What is said of each rule of the backward pass (`circuit.edges.method.Backward`)."""

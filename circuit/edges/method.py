@@ -8,6 +8,7 @@
     Backward         by which rules the backward pass goes
     IntegrationRule  which points of the way are averaged, with which weights
     Method           all of them together, checked, with a one-line description
+    DEFAULT_METHOD   the one to begin with, and WHY_DEFAULT why
     sample_points    points and weights along a path
 
 What is said of each method, from its title to its limits, stands in `circuit.edges.kinds`.
@@ -294,6 +295,15 @@ class Method:
             if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
                 raise OptionError(f"{key} must be a number or empty, and is {value!r}.")
         return cls(**values)
+
+
+DEFAULT_METHOD = Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint")
+"""What the ready examples, the forms, the lessons and the README take. `Method()` is plain edge attribution patching,
+as AutoCircuit's functions are."""
+WHY_DEFAULT = (
+    "The default, by measurement: on SmolLM2 and indirect objects, its connected circuit of 50 edges that help keeps "
+    "90 % of the behaviour on held-out pairs, where that of plain edge attribution patching keeps nothing."
+)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

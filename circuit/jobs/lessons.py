@@ -26,7 +26,7 @@ from jaxtyping import Float, Float32
 
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
 from circuit.edges.graph import EdgeGraph
-from circuit.edges.method import Method
+from circuit.edges.method import DEFAULT_METHOD, Method
 from circuit.edges.ranking import top_edges
 from circuit.jobs.measure import MeasureRequest, measure, measure_all
 from circuit.jobs.prepare import prepared, words_of
@@ -39,7 +39,7 @@ LESSON = RunConfig("teaching", PRESETS["teaching-ioi"].prompts, Method(), held_o
 """Scores come from one half of the pairs; circuits are measured on the other."""
 
 EAP = Method()
-INTEGRATED = Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint")
+INTEGRATED = DEFAULT_METHOD
 RIVALS = {"attribution patching": EAP, "integrated gradients": INTEGRATED}
 """The algorithms that the game is played against."""
 

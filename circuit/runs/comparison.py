@@ -110,7 +110,8 @@ def _settings(run: Run) -> dict[str, str]:
         "answer function": method.answer_function,
         "ablation": str(method.ablation_type),
         "activations taken from": method.clean_corrupt if method.ablation_type.reads_batch else "not used",
-        "mask values": method.points_in_words,
+        "method": method.kind.title,
+        "points": method.points_in_words,
         "backward pass": RULES[method.backward].title,
         "held out": f"{config.held_out:.0%}, seed {config.split_seed}" if config.held_out else "none",
     }

@@ -3,19 +3,18 @@
     for example in EXAMPLES.values():
         run = attribute(example.config)
 
-All average the gradient over five points: with plain attribution patching, the strongest 100 edges of SmolLM2 leave no
-path from input to output. A dozen or two of pairs are enough to see the circuit, and take seconds.
+All take the default method (`circuit.edges.method.DEFAULT_METHOD`): with plain attribution patching, the strongest 100
+edges of SmolLM2 leave no path from input to output. A dozen or two of pairs are enough to see the circuit, and take
+seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from circuit.edges.method import Method
+from circuit.edges.method import DEFAULT_METHOD
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
-
-_METHOD = Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Example:
 
 def _config(model: str, preset: str, n_pairs: int) -> RunConfig:
     prompts = PRESETS[preset].prompts
-    return RunConfig(model, replace(prompts, pairs=prompts.pairs[:n_pairs]), _METHOD)
+    return RunConfig(model, replace(prompts, pairs=prompts.pairs[:n_pairs]), DEFAULT_METHOD)
 
 
 EXAMPLES: dict[str, Example] = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from circuit.edges.kinds import KINDS, Kind
+from circuit.edges.kinds import KINDS, RULES, Kind, Rule
 
 GROUPS = {
     "model": "The model and its parts",
@@ -64,6 +64,12 @@ def _of_kind(kind: Kind) -> Term:
     name = kind.title if kind.short.lower() in ("one point", kind.title.lower()) else f"{kind.title} ({kind.short})"
     words = f"{kind.sentence} {kind.limits}"
     return Term(kind.key, name, "scores", words, kind.formula, Source(*kind.source), kind.also)
+
+
+def _of_rule(rule: Rule) -> Term:
+    """The entry of a rule of the backward pass, from what it says of itself."""
+    words = f"{rule.sentence} {rule.limits}"
+    return Term(rule.key, rule.title, "scores", words, source=rule.source and Source(*rule.source), also=rule.also)
 
 
 _TERMS = (
@@ -350,6 +356,16 @@ _TERMS = (
         ("ablation", "eap", "integrated-gradients"),
     ),
     *map(_of_kind, KINDS),
+    Term(
+        "backward-pass",
+        "Backward pass",
+        "scores",
+        "How the loss is led back to what each part reads. The gradient says what a tiny change would do; RelP and GIM "
+        "replace it by slopes that reach further, where a part saturates or renormalises. The forward pass stays what "
+        "it is.",
+        also=("score", "relp", "gim"),
+    ),
+    *(_of_rule(rule) for backward, rule in RULES.items() if backward != "gradient"),
     Term(
         "integration-rule",
         "Integration rule",

@@ -87,7 +87,8 @@ def test_checked_prompts(themed: Page, app: str) -> None:
 @pytest.mark.parametrize("kind", ["Edge attribution patching", "Integrated gradients"])
 def test_the_attribution_page(themed: Page, app: str, run: Run, kind: str) -> None:
     open_at(themed, f"{app}/Attribute?run={run.id}")
-    themed.get_by_role("radio", name=kind).click(force=True)
+    themed.get_by_role("combobox", name="Method").first.click()
+    themed.get_by_role("option", name=kind, exact=True).click()
     settle(themed)
     expect(themed.get_by_text("Last run")).to_be_visible(timeout=READY)
     assert findings(themed) == []

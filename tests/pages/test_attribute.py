@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from circuit.edges.method import AblationType, AnswerFunction, GradFunction, IntegrationRule, Method
+from circuit.edges.kinds import OFFERED
+from circuit.edges.method import (
+    DEFAULT_METHOD,
+    WHY_DEFAULT,
+    AblationType,
+    AnswerFunction,
+    Backward,
+    GradFunction,
+    IntegrationRule,
+    Method,
+)
 from circuit.jobs.attribute import attribute
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.ui.frame.server import job_server
@@ -20,9 +30,17 @@ from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, RUNS, SCORES, Vi
 pytestmark = pytest.mark.timeout(150)
 CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
-    ({"kind": "Gradient at one mask value"}, {"mask_val": 0.5}),
-    ({"kind": "Gradient at one mask value", "mask_val": 0.85}, {"mask_val": 0.85}),
-    ({"kind": "Integrated gradients"}, {"mask_val": None, "integrated_grad_samples": 5}),
+    ({"kind": "Gradient at one mask value"}, asdict(Method(mask_val=0.5))),
+    ({"kind": "Gradient at one mask value", "mask_val": 0.85}, asdict(Method(mask_val=0.85))),
+    ({"kind": "Edge attribution patching"}, asdict(Method())),
+    ({"kind": "EAP-IG over inputs"}, {"path": "inputs"}),
+    (
+        {"kind": "EAP-IG over inputs", "integration_rule": "reference"},
+        {"path": "inputs", "integration_rule": "reference"},
+    ),
+    ({"kind": "EAP-IG over activations", "samples": 2}, {"path": "activations", "integrated_grad_samples": 2}),
+    ({"kind": "Clean-corrupted"}, asdict(Method(path="ends", mask_val=None))),
+    *(({"backward": backward}, {"backward": backward}) for backward in get_args(Backward)[1:]),
     *(
         (
             {"kind": "Integrated gradients", "samples": 3, "integration_rule": rule},
@@ -50,7 +68,7 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 def test_every_choice_is_what_is_run(visitor: Visitor, chosen: dict[str, Any], expected: dict[str, Any]) -> None:
     visitor.choose(**chosen)
     run = visitor.finish()
-    assert run.config.method == Method(**expected)
+    assert run.config.method == replace(DEFAULT_METHOD, **expected)
     assert run.config.batch_size == chosen.get("batch")
     assert run.config.prompts == NUMBERS
     np.testing.assert_allclose(run.scores, attribute(run.config).scores, rtol=1e-4, atol=1e-7)
@@ -298,3 +316,29 @@ def test_options_of_attribution_do_not_choose_the_circuit(visitor: Visitor) -> N
     assert "left out" not in visitor.words()
     (rule,) = [widget for widget in visitor.widgets() if widget.key == "rule"]
     assert rule.value == "Number of edges"
+
+
+@pytest.mark.parametrize("kind", ["EAP-IG over inputs", "Clean-corrupted"])
+def test_a_path_between_the_prompts_with_another_ablation_is_refused_before_it_runs(
+    visitor: Visitor, kind: str
+) -> None:
+    visitor.choose(kind=kind, ablation=AblationType.ZERO)
+    assert visitor.button("Run attribution").disabled
+    assert "so it needs the resample ablation, and this is the 'zero' one." in visitor.errors()
+    visitor.choose(ablation=AblationType.RESAMPLE)
+    assert not visitor.button("Run attribution").disabled
+
+
+def test_the_form_begins_with_the_default_and_says_why(visitor: Visitor) -> None:
+    assert visitor.at.selectbox("kind").options == [kind.title for kind in OFFERED]
+    assert WHY_DEFAULT in visitor.words()
+    assert "5 forward and backward passes on the clean prompts" in visitor.words()
+    assert visitor.finish().config.method == DEFAULT_METHOD
+
+
+def test_passes_of_other_paths_are_said_before_the_run(visitor: Visitor) -> None:
+    visitor.work_on("teaching", PRESETS["teaching-ioi"].prompts)
+    visitor.choose(kind="EAP-IG over activations")
+    assert "35 forward and backward passes" in visitor.words()  # five for each of 1 + 2 x 3 groups
+    visitor.choose(kind="Clean-corrupted")
+    assert "a forward and backward pass on either prompt of the pair" in visitor.words()

@@ -98,7 +98,7 @@ def test_naming_a_model_of_the_hub_has_help(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("kind", ["Integrated gradients", "Gradient at one mask value"])
 def test_every_widget_of_a_method_has_help(kind: str) -> None:
     at = visit("pages/2_Attribute.py")
-    at.radio("kind").set_value(kind).run()
+    at.selectbox("kind").set_value(kind).run()
     assert without_help(at) == []
 
 

@@ -412,6 +412,53 @@ def test_a_link_of_settings_fills_the_form(runs: list[Run], small: str) -> None:
     assert visitor.at.dataframe[0].value["clean"].tolist() == [pair.clean for pair in NUMBERS.pairs]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(mask_val=None, integrated_grad_samples=4, path="inputs", backward="gim"),
+        Method(mask_val=None, integrated_grad_samples=2, path="activations", integration_rule="trapezoid"),
+        Method(mask_val=None, path="ends", backward="relp"),
+        Method(backward="linear-mlp+gim-attention"),
+    ],
+)
+def test_a_link_of_settings_carries_path_and_backward_rule(small: str, method: Method) -> None:
+    config = RunConfig(small, NUMBERS, method)
+    visitor = Visitor(ATTRIBUTE, settings=settings_text(config))
+    assert "Left out" not in visitor.words()
+    run = visitor.finish()
+    assert run.config == config
+    assert parameters(shared(visitor)[1])["settings"] == settings_text(config)
+
+
+def test_a_link_from_before_paths_and_backward_rules_still_opens(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(config: RunConfig) -> dict[str, Any]:
+        values = as_now(config)
+        values["method"] = {key: value for key, value in values["method"].items() if key not in ("path", "backward")}
+        return values
+
+    as_now = RunConfig.to_dict
+    config = RunConfig(small, NUMBERS, Method(mask_val=None, integrated_grad_samples=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunConfig, "to_dict", without)
+        text = settings_text(config)
+    assert text != settings_text(config)
+    assert Visitor(ATTRIBUTE, settings=text).finish().config == config
+
+
+def test_a_sweep_refuses_what_cannot_work_with_the_methods_own_sentence(small: str) -> None:
+    visitor = Visitor()
+    visitor.work_on(small, NUMBERS)
+    visitor.go("pages/7_Sweep.py")
+    visitor.at.multiselect("sweep_kinds").set_value(["EAP-IG over inputs"])
+    visitor.at.multiselect("sweep_backward").set_value(["GIM"])
+    visitor.run()
+    assert "1 method " in visitor.words()
+    visitor.at.multiselect("sweep_ablations").set_value(["Zero"])
+    visitor.run()
+    assert "so it needs the resample ablation" in visitor.errors()
+    assert visitor.button("Run the sweep").disabled
+
+
 def test_a_link_of_settings_may_also_lead_to_the_prompts(small: str) -> None:
     config = RunConfig(small, NUMBERS, Method(mask_val=0.25), prepend_bos=False)
     visitor = Visitor(PROMPTS, settings=settings_text(config))

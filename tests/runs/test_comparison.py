@@ -163,7 +163,7 @@ def test_the_table_holds_the_settings_that_differ_and_no_other() -> None:
     differing = "prompts, pairs scored, grad function, ablation, activations taken from, mask values, batch size"
     assert list(table.index) == differing.split(", ")
     assert list(table.loc["ablation"]) == ["batch all tok mean", "zero"]
-    assert list(table.loc["mask values"]) == ["7 points, midpoint rule", "m = 0.5"]
+    assert list(table.loc["points"]) == ["7 points, midpoint rule", "m = 0.5"]
     assert table.loc["prompts", 0] != table.loc["prompts", 1]  # though their name is the same
 
 

@@ -37,7 +37,7 @@ HUB = "hub"
 TEMPLATE, TEMPLATE_SLOTS, TEMPLATE_CLEAN = "template", "template-slots", "template-clean"
 
 # The form of 2 · Attribute.
-KIND, MASK_VALUE, SAMPLES, RULE = "kind", "mask_val", "samples", "integration_rule"
+KIND, MASK_VALUE, SAMPLES, RULE, BACKWARD = "kind", "mask_val", "samples", "integration_rule", "backward"
 GRAD_FUNCTION, GRAD_WIDGET, ANSWER_FUNCTION = "grad_function", "grad", "answer"
 """The grad function is chosen on two pages: by a widget that each page has, and kept beside it."""
 ABLATION, SIDE = "ablation", "side"

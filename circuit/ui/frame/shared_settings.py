@@ -112,11 +112,15 @@ def show_said() -> None:
 
 
 def _use_method(method: Method, missing: list[str]) -> None:
-    state: dict[str, Any] = {keys.ANSWER_FUNCTION: method.answer_function, keys.ABLATION: method.ablation_type}
+    state: dict[str, Any] = {
+        keys.ANSWER_FUNCTION: method.answer_function,
+        keys.ABLATION: method.ablation_type,
+        keys.BACKWARD: method.backward,
+    }
     if method.clean_corrupt is not None:
         state[keys.SIDE] = method.clean_corrupt
-    if method.kind not in OFFERED or method.backward != "gradient":
-        missing.append(f"the method {method.title!r}, which the page does not offer")
+    if method.kind not in OFFERED:
+        missing.append(f"the method {method.kind.title!r}, which the page does not offer")
     else:
         state[keys.KIND] = method.kind.title
     if method.kind.asks == "mask_val":

@@ -3,6 +3,7 @@
     show        one line, and a warning where the run will not fit; changes at once with the options
     show_sweep  one line for all runs of a sweep, where its models have been measured
     learn       how long the run really took
+    layers_of   how many layers a model has, where that is known
 
 The worker measures a model on its device once, when it is first needed; what it found is kept for all sessions, and
 put right by every run that was estimated.
@@ -20,7 +21,7 @@ from circuit.jobs.estimate import Pace, Work
 from circuit.jobs.load import ModelRequest
 from circuit.jobs.shards import shards
 from circuit.jobs.sweep import Sweep
-from circuit.models.catalogue import is_here, title_of
+from circuit.models.catalogue import is_here, known, title_of
 from circuit.prompts.encode import encode
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
@@ -35,6 +36,15 @@ Key = tuple[str, str, str]
 def paces() -> dict[Key, Pace]:
     """What was measured, by model, device and precision, for all sessions."""
     return {}
+
+
+def layers_of(model: str) -> int | None:
+    """How many layers it has; None where it has neither been loaded nor measured, and nobody has counted."""
+    if (card := session.cards().get(model)) is not None:
+        return card.n_layers
+    measured = (pace.shape.n_layers for (name, _, _), pace in paces().items() if name == model)
+    entry = known().get(model)
+    return next(measured, None) or (entry.n_layers if entry is not None else 0) or None
 
 
 def show(config: RunConfig) -> None:
