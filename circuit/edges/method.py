@@ -297,15 +297,6 @@ class Method:
         return cls(**values)
 
 
-DEFAULT_METHOD = Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint")
-"""What the ready examples, the forms, the lessons and the README take. `Method()` is plain edge attribution patching,
-as AutoCircuit's functions are."""
-WHY_DEFAULT = (
-    "The default, by measurement: on SmolLM2 and indirect objects, its connected circuit of 50 edges that help keeps "
-    "90 % of the behaviour on held-out pairs, where that of plain edge attribution patching keeps nothing."
-)
-
-
 def _check_choice(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         raise OptionError(f"{name} must be one of {_listed(choices)}, and is {value!r}.")
