@@ -22,6 +22,7 @@ from circuit.edges.method import (
 )
 from circuit.jobs.attribute import attribute
 from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.presets import PRESETS
 from circuit.ui.frame.server import job_server
 from circuit.ui.run import estimate
 from tests.job_functions import square
