@@ -98,35 +98,53 @@ def choose_methods() -> tuple[Method, ...]:
     Raises:
         OptionError: When one of them cannot work.
     """
-    kinds = st.multiselect(
-        "Methods", OFFERED, [DEFAULT_METHOD.kind, EAP], key="sweep_kinds", persist_state="session",
-        format_func=lambda kind: kind.title,
+    titles = st.multiselect(
+        "Methods",
+        [kind.title for kind in OFFERED],
+        [DEFAULT_METHOD.kind.title, EAP.title],
         help="Where gradients are taken, on which way from the model to its ablation. "
         f"{', '.join(explain.link(kind.key) for kind in OFFERED)}.",
-    )  # fmt: skip
-    asked = {kind.asks for kind in kinds}
+        **kept("sweep_kinds"),
+    )
+    kinds = [kind for kind in OFFERED if kind.title in titles]
+    averaging = any(kind.asks == "integrated_grad_samples" for kind in kinds)
     samples = st.multiselect(
-        "Samples N", SAMPLES, [DEFAULT_METHOD.integrated_grad_samples], key="sweep_samples", persist_state="session",
-        disabled="integrated_grad_samples" not in asked, help="Points that are averaged; each number is a run.",
-    )  # fmt: skip
+        "Samples N",
+        SAMPLES,
+        [DEFAULT_METHOD.integrated_grad_samples],
+        disabled=not averaging,
+        help="Points that are averaged; each number is a run.",
+        **kept("sweep_samples"),
+    )
     rule: IntegrationRule = st.selectbox(
-        "Integration rule", get_args(IntegrationRule), get_args(IntegrationRule).index(DEFAULT_METHOD.integration_rule),
-        key="sweep_rule", persist_state="session", disabled="integrated_grad_samples" not in asked,
+        "Integration rule",
+        get_args(IntegrationRule),
+        get_args(IntegrationRule).index(DEFAULT_METHOD.integration_rule),
+        disabled=not averaging,
         help="Which points are averaged. Midpoint is the most accurate for its cost; take reference to compare with "
         "published numbers.",
-    )  # fmt: skip
+        **kept("sweep_rule"),
+    )
     mask_val = 0.5
-    if "mask_val" in asked:
+    if any(kind.asks == "mask_val" for kind in kinds):
         mask_val = st.slider(
-            "Mask value m", 0.0, 1.0, 0.5, 0.05, key="sweep_mask_value", persist_state="session",
+            "Mask value m",
+            0.0,
+            1.0,
+            0.5,
+            0.05,
             help="How far all edges are ablated while the gradient at one mask value is taken.",
-        )  # fmt: skip
+            **kept("sweep_mask_value"),
+        )
     backwards = st.multiselect(
-        "Backward passes", get_args(Backward), [DEFAULT_METHOD.backward], key="sweep_backward", persist_state="session",
+        "Backward passes",
+        get_args(Backward),
+        [DEFAULT_METHOD.backward],
         format_func=lambda backward: RULES[backward].title,
         help="Advanced: by which rules the loss is led back to the edges. "
         f"{', '.join(explain.link(each.key, each.title) for each in RULES.values())}.",
-    )  # fmt: skip
+        **kept("sweep_backward"),
+    )
     grads = st.multiselect(
         "Grad functions",
         get_args(GradFunction),

@@ -19,7 +19,32 @@ settings.register_profile("edgescope", deadline=None)  # how busy the machine is
 settings.load_profile("edgescope")
 
 if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
     from circuit.engine.model import PatchableModel
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each process; read when torch is imported
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core, up to four; none beside this one where a single file is asked for."""
+    files = {argument.split("::")[0] for argument in config.args}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores == 1 or (len(files) == 1 and files.pop().endswith(".py")) else min(cores, 4)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    from tests.schedule import ByFile
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no core waits for the other at the end."""
+    from tests.schedule import slowest_first
+
+    slowest_first(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,9 +86,14 @@ def pages_worker(small: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2() -> PatchableModel:
     """SmolLM2-135M as the app loads it: fetched and converted on a fresh machine."""
-    from circuit import load_model
+    from filelock import FileLock
 
-    return load_model("smollm2-135m", device="cpu")
+    from circuit import load_model
+    from circuit.common.settings import cache_folder
+
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "tests.lock"):  # fetched by one process, while the others wait
+        return load_model("smollm2-135m", device="cpu")
 
 
 @pytest.fixture(scope="session")

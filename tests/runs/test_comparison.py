@@ -160,7 +160,7 @@ def test_the_table_holds_the_settings_that_differ_and_no_other() -> None:
     method = Method("prob", mask_val=0.5, ablation_type=AblationType.ZERO)
     second.config = replace(second.config, method=method, prompts=replace(second.config.prompts, pairs=pairs))
     table = differing_settings([first, second])
-    differing = "prompts, pairs scored, grad function, ablation, activations taken from, mask values, batch size"
+    differing = "prompts, pairs scored, grad function, ablation, activations taken from, method, points, batch size"
     assert list(table.index) == differing.split(", ")
     assert list(table.loc["ablation"]) == ["batch all tok mean", "zero"]
     assert list(table.loc["points"]) == ["7 points, midpoint rule", "m = 0.5"]
