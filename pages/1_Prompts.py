@@ -15,20 +15,16 @@ from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.jobs.load import ModelRequest, describe_model
 from circuit.models.catalogue import hub_allowed, is_here, is_hub_id, offered, title_of
 from circuit.models.load import ModelCard
+from circuit.models.tokenizer import PromptTokenizer
+from circuit.prompts.encode import Encoded
 from circuit.prompts.files import FORMATS, write
-from circuit.prompts.pairs import check_size
+from circuit.prompts.pairs import PromptPair, check_size
 from circuit.ui.frame import click, job_panel, keys, markdown, navigation, page, session
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import report as prompt_report
 from circuit.ui.prompts import sources as prompt_sources
 from circuit.ui.prompts import tokens
 from circuit.ui.prompts.table import NEW, NUMBER, from_table, to_table, wants_numbers
-
-page.begin(
-    "1 · Prompts",
-    "A **clean** prompt shows the behaviour; the **corrupt** prompt is its smallest edit that changes the answer. "
-    "Edges that matter are those through which this difference flows.",
-)
 
 
 def choose_model() -> None:
@@ -166,87 +162,112 @@ def below_the_table() -> None:
             )
 
 
-# --- the page ------------------------------------------------------------------------------------------------------
-
-left, right = st.columns(2, gap="medium")
-with left:
-    choose_model()
-with right:
-    source = prompt_sources.choose_source()
-    if source != "Template":
+def fill() -> None:
+    """The model, and where pairs come from."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        choose_model()
+    with right:
+        source = prompt_sources.choose_source()
+        if source != "Template":
+            prompt_sources.draw_source(source)
+    if source == "Template":  # wants the page's whole width
         prompt_sources.draw_source(source)
-if source == "Template":  # wants the page's whole width
-    prompt_sources.draw_source(source)
-edit()
-below_the_table()
 
-words = tokens.tokenizer()
-checked = tokens.encoded(words) if words is not None and len(session.prompts()) else None
-settings = st.columns([1.3, 1, 1.6, 1.2], vertical_alignment="bottom")
-with settings[3]:
-    grad = session.choose_grad_function(
-        "What is read off the model's output for the differences below; 2 · Attribute uses the same. Logits are the "
-        "usual choice."
+
+def choose_check() -> CheckRequest:
+    """What to ask the model of all pairs; two of the settings are chosen here."""
+    settings = st.columns([1.6, 1.2], vertical_alignment="bottom")
+    with settings[1]:
+        grad = session.choose_grad_function(
+            "What is read off the model's output for the differences below; 2 · Attribute uses the same. Logits are "
+            "the usual choice."
+        )
+    with settings[0]:
+        st.selectbox(
+            "BOS token before each prompt",
+            session.BOS_CHOICES,
+            help="Some models were trained with a beginning-of-sequence token before every text, others never saw one. "
+            "Leave it to the tokenizer unless you compare with a result that did otherwise.",
+            **kept(keys.BOS),
+        )
+    return CheckRequest(
+        session.model_key(),
+        session.prompts(),
+        st.session_state.get(keys.PRECISION, "auto"),
+        st.session_state.get(keys.DEVICE, "auto"),
+        session.prepend_bos(),
+        grad,
     )
-with settings[2]:
-    st.selectbox(
-        "BOS token before each prompt",
-        session.BOS_CHOICES,
-        help="Some models were trained with a beginning-of-sequence token before every text, others never saw one. "
-        "Leave it to the tokenizer unless you compare with a result that did otherwise.",
-        **kept(keys.BOS),
-    )
-request = CheckRequest(
-    session.model_key(),
-    session.prompts(),
-    st.session_state.get(keys.PRECISION, "auto"),
-    st.session_state.get(keys.DEVICE, "auto"),
-    session.prepend_bos(),
-    grad,
-)
-measured = prompt_report.results_for(request)
-usable = checked.usable if checked is not None else range(len(session.prompts()))
-missing = tuple(dict.fromkeys(pair for row in usable if (pair := session.prompts().pairs[row]) not in measured))
-with settings[0]:
-    busy = job_panel.running("check") is not None
-    done = (
-        "All pairs have been checked."
-        if usable and not missing
-        else "One forward pass on every clean and corrupt prompt."
-    )
-    wanted = replace(request, prompts=replace(session.prompts(), pairs=missing))
+
+
+def unchecked(request: CheckRequest, checked: Encoded | None) -> tuple[PromptPair, ...]:
+    """The pairs that can be used and have no numbers yet, each once."""
+    pairs, measured = request.prompts.pairs, prompt_report.results_for(request)
+    usable = range(len(pairs)) if checked is None else checked.usable
+    return tuple(dict.fromkeys(pairs[row] for row in usable if pairs[row] not in measured))
+
+
+def check_button(wanted: CheckRequest, *, usable: bool) -> None:
+    missing = wanted.prompts.pairs
     if click.button(
         "Check prompts",
         key="check-prompts",
         width="stretch",
-        disabled=busy or not missing,
+        disabled=job_panel.running("check") is not None or not missing,
         icon=":material/rule:",
-        help=done,
+        help="All pairs have been checked."
+        if usable and not missing
+        else "One forward pass on every clean and corrupt prompt.",
     ):
         job_panel.start("check", check_prompts, wanted, title=f"Checking {counted(len(missing), 'pair')}")
         st.rerun()
-with settings[1]:
-    navigation.next_step(navigation.ATTRIBUTE, "Continue")
 
-if (report := job_panel.follow("check", in_address=True, now=wanted)) is not None:
-    prompt_report.take(report)
-    st.rerun()
 
-if checked is not None and words is not None:
+def report(request: CheckRequest, checked: Encoded, words: PromptTokenizer) -> None:
+    """What is to be said of the pairs, and what the model says of them."""
     prompt_report.show_checks(checked, words)
-    pairs = session.prompts().pairs
+    pairs, measured = request.prompts.pairs, prompt_report.results_for(request)
     results = {row: measured[pairs[row]] for row in checked.usable if pairs[row] in measured}
     if results:
-        prompt_report.show_summary(results, len(checked.usable), grad)
+        prompt_report.show_summary(results, len(checked.usable), request.grad_function)
     plot, one = st.columns([1, 1.25], gap="medium")
     with plot:
         if any(math.isfinite(result.drop) for result in results.values()):
-            prompt_report.show_plot(results, grad, len(pairs))
+            prompt_report.show_plot(results, request.grad_function, len(pairs))
         else:
             st.caption("A point for every pair is drawn here once the prompts are checked.")
     with one:
         prompt_report.show_row(checked, words, results)
     prompt_report.show_table(checked, results)
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin(
+    "1 · Prompts",
+    "A **clean** prompt shows the behaviour; the **corrupt** prompt is its smallest edit that changes the answer. "
+    "Edges that matter are those through which this difference flows.",
+)
+fill()
+edit()
+below_the_table()
+
+words = tokens.tokenizer()
+checked = tokens.encoded(words) if words is not None and len(session.prompts()) else None
+check_at, next_at, settings_at = st.columns([1.3, 1, 2.8], vertical_alignment="bottom")
+with settings_at:
+    request = choose_check()
+wanted = replace(request, prompts=replace(session.prompts(), pairs=unchecked(request, checked)))
+with check_at:
+    check_button(wanted, usable=bool(session.prompts().pairs if checked is None else checked.usable))
+with next_at:
+    navigation.next_step(navigation.ATTRIBUTE, "Continue")
+if (found := job_panel.follow("check", in_address=True, now=wanted)) is not None:
+    prompt_report.take(found)
+    st.rerun()
+if checked is not None and words is not None:
+    report(request, checked, words)
 elif not len(session.prompts()):
     st.info("The table is empty: type a pair into it, or start from a preset, a template, a paste or a file above.")
 elif words is None and not is_here(session.model_key()):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from circuit.edges.agreement import disagreements, with_effects
 from circuit.edges.filter import strongest_of
@@ -22,19 +24,6 @@ from circuit.ui.frame.widgets import in_address
 from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.run.filters import edge_filter
 
-page.begin(
-    "3 · Scores",
-    "Rows **read** from the residual stream, columns **write** to it; an edge is one writing to one reading.",
-)
-run = session.current_run()
-if run is None:
-    navigation.need_run()
-assert run is not None
-address.belongs_to(run)
-
-if not run.scores.any():
-    st.error(page.ALL_ZERO)
-
 REDUCE: dict[Reduce, str] = {"abs_sum": "Sum of |score|", "abs_max": "Largest |score|", "signed_sum": "Signed sum"}
 VIEWS = {
     "layers": "Layer by layer",
@@ -48,7 +37,109 @@ MEASURED = 30
 TABLE = "The table below lists the edges with their scores."
 
 
-def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """What the controls ask for: a view, and the edges in it."""
+
+    view: str
+    position: int | None
+    reduce: Reduce
+    kept: np.ndarray | None
+    filtered: str
+    edges: np.ndarray
+    caption: str
+
+
+def controls(run: Run) -> tuple[Shown, DeltaGenerator]:
+    """The row of controls; also where the Share button goes."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view = choose_view(run)
+        position = choose_position(run) if run.graph.seq_len is not None else None
+        reduce = choose_cell() if view in (VIEWS["layers"], VIEWS["positions"]) else "abs_sum"
+        with st.popover(
+            "Filter",
+            key="open-filter",
+            icon=":material/filter_alt:",
+            help="Shows some of the edges only, on the map and in the table.",
+        ):
+            kept, filtered = edge_filter(run, position)
+        share_at = st.container(width="content")
+    edges = run.order if kept is None else strongest_of(kept, run.ranks)
+    caption = run.caption
+    if filtered:
+        st.caption(f"Showing **{markdown.plain(filtered)}**: {len(edges):,} edges.")
+        caption = f"{run.caption}; {filtered}"
+    return Shown(view, position, reduce, kept, filtered, edges, caption), share_at
+
+
+def choose_view(run: Run) -> str:
+    views = [label for key, label in VIEWS.items() if key != "positions" or run.graph.seq_len is not None]
+    return st.segmented_control(
+        "View",
+        views,
+        default=VIEWS["layers"],
+        required=True,
+        help="Layer by layer to find where the strong edges are; every edge for the whole picture; fall-off for how "
+        "fast scores shrink; score and effect for how far to trust them.",
+        **in_address("view", views),
+    )
+
+
+def choose_position(run: Run) -> int | None:
+    """The token position; None adds all of them up."""
+    positions = ["All positions", *(f"{i} {token}" for i, token in enumerate(run.tokens))]
+    chosen = st.selectbox(
+        "Token position",
+        positions,
+        width=190,
+        help="Shows the edges at this token only; otherwise all positions are added up.",
+        **in_address(keys.POSITION, positions),
+    )
+    return None if chosen == positions[0] else positions.index(chosen) - 1
+
+
+def choose_cell() -> Reduce:
+    label = st.selectbox(
+        "A cell shows",
+        list(REDUCE.values()),
+        width=180,
+        help="What a cell of the map shows of its edges: how strong they are together, the strongest alone, or "
+        "their sum with signs, in which helping and hindering edges cancel out.",
+        **in_address("cell", REDUCE.values()),
+    )
+    return next(key for key, words in REDUCE.items() if words == label)
+
+
+def draw(run: Run, shown: Shown, edge: int | None) -> None:
+    """The chosen view, and the selected edge in words."""
+    if shown.view == VIEWS["layers"]:
+        blocks(run, shown, edge)
+        return
+    caption, kept = shown.caption, shown.kept
+    if shown.view == VIEWS["matrix"]:
+        st.plotly_chart(
+            score_matrix(run.graph, run.scores, caption=caption, position=shown.position, kept=kept, width=WIDE),
+            key="matrix",
+            alt=f"Matrix of the scores of every edge. {TABLE} {caption}",
+        )
+    elif shown.view == VIEWS["positions"]:
+        st.plotly_chart(
+            position_heatmap(run.graph, run.scores, run.tokens, shown.reduce, caption=caption, kept=kept, width=WIDE),
+            key="positions",
+            alt=f"Heatmap of the scores, token position by layer. {TABLE} {caption}",
+        )
+    elif shown.view == VIEWS["falloff"]:
+        st.plotly_chart(
+            falloff_curve(run.scores, caption=caption, kept=kept, dark=page.is_dark(), width=WIDE),
+            key="falloff",
+            alt=f"Curve of absolute scores by rank, the largest first. {TABLE} {caption}",
+        )
+    else:
+        measured(run, shown)
+    selected(run, edge)
+
+
+def blocks(run: Run, shown: Shown, edge: int | None) -> None:
     """The overview, and beside it the edges of the chosen block and the chosen edge."""
     overview, detail = st.columns([1.55, 1], gap="small")
     block = chosen_block(run)
@@ -59,10 +150,10 @@ def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) ->
         figure = layer_heatmap(
             run.graph,
             run.scores,
-            reduce,
-            caption=caption,
-            position=position,
-            kept=kept,
+            shown.reduce,
+            caption=shown.caption,
+            position=shown.position,
+            kept=shown.kept,
             width=LEFT,
             chosen=None if block == marked else block,
         )
@@ -71,41 +162,43 @@ def blocks(run: Run, kept: np.ndarray | None, caption: str, edge: int | None) ->
             key=f"overview-{run.id}",
             on_select="rerun",
             selection_mode="points",
-            alt=f"Heatmap of the scores, layer by layer. {TABLE} {caption}",
+            alt=f"Heatmap of the scores, layer by layer. {TABLE} {shown.caption}",
         )
     with detail:
         if block is None:
             st.info("**Click a cell** of the map to see its edges here, one by one.", icon=":material/ads_click:")
         else:
-            destination, source = block
-            summed = run.graph.seq_len is not None and position is None
-            how = (
-                "choose a token position to read about single edges"
-                if summed
-                else "click a cell to read about its edge"
-            )
-            st.markdown(f"**{source} → {destination}** · {how}")
-            figure = block_heatmap(
-                run.graph,
-                run.scores,
-                destination,
-                source,
-                caption=caption,
-                reduce="signed_sum",
-                position=position,
-                kept=kept,
-                chosen=edge,
-                dark=page.is_dark(),
-                width=RIGHT,
-            )
-            st.plotly_chart(
-                figure,
-                key=block_key(run, block),
-                on_select="rerun",
-                selection_mode="points",
-                alt=f"Heatmap of the edges from {source} to {destination}. {TABLE}",
-            )
+            edges_of(run, shown, block, edge)
         selected(run, edge)
+
+
+def edges_of(run: Run, shown: Shown, block: tuple[str, str], edge: int | None) -> None:
+    """The edges of a block, one by one."""
+    destination, source = block
+    how = "click a cell to read about its edge"
+    if run.graph.seq_len is not None and shown.position is None:  # a cell is a sum
+        how = "choose a token position to read about single edges"
+    st.markdown(f"**{source} → {destination}** · {how}")
+    figure = block_heatmap(
+        run.graph,
+        run.scores,
+        destination,
+        source,
+        caption=shown.caption,
+        reduce="signed_sum",
+        position=shown.position,
+        kept=shown.kept,
+        chosen=edge,
+        dark=page.is_dark(),
+        width=RIGHT,
+    )
+    st.plotly_chart(
+        figure,
+        key=block_key(run, block),
+        on_select="rerun",
+        selection_mode="points",
+        alt=f"Heatmap of the edges from {source} to {destination}. {TABLE}",
+    )
 
 
 def chosen_block(run: Run) -> tuple[str, str] | None:
@@ -167,10 +260,10 @@ def selected(run: Run, edge: int | None) -> None:
             edge_details(run, edge)
 
 
-def measured(run: Run, shown: np.ndarray, caption: str) -> None:
+def measured(run: Run, shown: Shown) -> None:
     """Score against measured effect, for the strongest edges and all others that were measured."""
     effects = session.effects(run)
-    strongest = [int(edge) for edge in shown[:MEASURED]]
+    strongest = [int(edge) for edge in shown.edges[:MEASURED]]
     if missing := tuple(edge for edge in strongest if edge not in effects):
         st.markdown(
             f"A score is not a measurement: it is the {run.config.method.score}. Ablating the "
@@ -187,7 +280,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
             help="Runs the model once for each edge, with that edge ablated: seconds for small models. Edges that were "
             "measured before are not measured again.",
         )
-    others = set(shown.tolist()) & set(effects)
+    others = set(shown.edges.tolist()) & set(effects)
     there = {edge: effects[edge] for edge in dict.fromkeys([*strongest, *sorted(others)]) if edge in effects}
     if there:
         furthest = markdown.plain(disagreements(run.graph, run.scores, there, run.noise))
@@ -196,7 +289,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
             run.graph,
             run.scores,
             there,
-            caption=caption,
+            caption=shown.caption,
             score_is=run.config.method.score,
             noise=run.noise,
             dark=page.is_dark(),
@@ -207,7 +300,7 @@ def measured(run: Run, shown: np.ndarray, caption: str) -> None:
             key=f"effects-chart-{run.id}",
             on_select="rerun",
             selection_mode="points",
-            alt=f"Measured effect against score of {len(there)} edges; {trust(run.scores, there)} {caption}",
+            alt=f"Measured effect against score of {len(there)} edges; {trust(run.scores, there)} {shown.caption}",
         )
 
 
@@ -273,83 +366,21 @@ def as_file(run: Run, shown: np.ndarray, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-views = {key: label for key, label in VIEWS.items() if key != "positions" or run.graph.seq_len is not None}
-controls = st.container(horizontal=True, vertical_alignment="bottom")
-with controls:
-    view = st.segmented_control(
-        "View",
-        list(views.values()),
-        default=views["layers"],
-        required=True,
-        help="Layer by layer to find where the strong edges are; every edge for the whole picture; fall-off for how "
-        "fast scores shrink; score and effect for how far to trust them.",
-        **in_address("view", views.values()),
-    )
-    position: int | None = None
-    if run.graph.seq_len is not None:
-        words_of = ["All positions", *(f"{i} {token}" for i, token in enumerate(run.tokens))]
-        choice = st.selectbox(
-            "Token position",
-            words_of,
-            width=190,
-            help="Shows the edges at this token only; all positions are added up otherwise.",
-            **in_address(keys.POSITION, words_of),
-        )
-        position = None if choice == words_of[0] else words_of.index(choice) - 1
-    reduce: Reduce = "abs_sum"
-    if view in (VIEWS["layers"], VIEWS["positions"]):
-        label = st.selectbox(
-            "A cell shows",
-            list(REDUCE.values()),
-            width=180,
-            help="What a cell of the map shows of its edges: how strong they are together, the strongest alone, or "
-            "their sum with signs, in which helping and hindering edges cancel out.",
-            **in_address("cell", REDUCE.values()),
-        )
-        reduce = next(key for key, words in REDUCE.items() if words == label)
-    with st.popover(
-        "Filter",
-        key="open-filter",
-        icon=":material/filter_alt:",
-        help="Shows some of the edges only, on the map and in the table.",
-    ):
-        kept, filtered = edge_filter(run, position)
-    share_at = st.container(width="content")
-caption = run.caption
-if filtered:
-    st.caption(f"Showing **{markdown.plain(filtered)}**: {int(kept.sum()) if kept is not None else 0:,} edges.")
-    caption = f"{run.caption}; {filtered}"
-shown = run.order if kept is None else strongest_of(kept, run.ranks)
+# --- the page ------------------------------------------------------------------------------------------------------
 
+page.begin(
+    "3 · Scores",
+    "Rows **read** from the residual stream, columns **write** to it; an edge is one writing to one reading.",
+)
+run = session.current_run() or navigation.need_run()
+address.belongs_to(run)
+if not run.scores.any():
+    st.error(page.ALL_ZERO)
+shown, share_at = controls(run)
 follow_effects(run)
-take_clicks(run, shown)
-edge = address.numbered("edge", 0, run.graph.n_edges - 1)
-
-if view == VIEWS["layers"]:
-    blocks(run, kept, caption, edge)
-else:
-    if view == VIEWS["matrix"]:
-        st.plotly_chart(
-            score_matrix(run.graph, run.scores, caption=caption, position=position, kept=kept, width=WIDE),
-            key="matrix",
-            alt=f"Matrix of the scores of every edge. {TABLE} {caption}",
-        )
-    elif view == VIEWS["positions"]:
-        st.plotly_chart(
-            position_heatmap(run.graph, run.scores, run.tokens, reduce, caption=caption, kept=kept, width=WIDE),
-            key="positions",
-            alt=f"Heatmap of the scores, token position by layer. {TABLE} {caption}",
-        )
-    elif view == VIEWS["falloff"]:
-        st.plotly_chart(
-            falloff_curve(run.scores, caption=caption, kept=kept, dark=page.is_dark(), width=WIDE),
-            key="falloff",
-            alt=f"Curve of absolute scores by rank, the largest first. {TABLE} {caption}",
-        )
-    else:
-        measured(run, shown, caption)
-    selected(run, edge)
-table(run, shown, filtered)
+take_clicks(run, shown.edges)
+draw(run, shown, address.numbered("edge", 0, run.graph.n_edges - 1))
+table(run, shown.edges, shown.filtered)
 navigation.next_step(navigation.CIRCUIT, "See the circuit")
 with share_at:
     share.share(run)

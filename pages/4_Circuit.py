@@ -22,22 +22,9 @@ from circuit.ui.run import faithfulness, graph_view, stability
 from circuit.ui.run.choice import Choice, choose, reference
 from circuit.ui.run.details import edge_details, follow_effects, node_details
 
-page.begin(
-    "4 · Circuit",
-    "Keep the strongest edges and ablate all others. If the circuit is right, the task survives.",
-)
-run = session.current_run()
-if run is None:
-    navigation.need_run()
-assert run is not None
-address.belongs_to(run)
-
 READABLE = 250  # edges: with more, the graph is hard to read
 DRAWN = 1000  # edges: more would only make the page slow
 WIDTH = 690  # pixels that the graph has on a screen of 1366
-
-
-# --- the graph -----------------------------------------------------------------------------------------------------
 
 
 def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
@@ -205,6 +192,14 @@ def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
         )
 
 
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin(
+    "4 · Circuit",
+    "Keep the strongest edges and ablate all others. If the circuit is right, the task survives.",
+)
+run = session.current_run() or navigation.need_run()
+address.belongs_to(run)
 if not run.scores.any():
     st.error(ALL_ZERO)
     st.stop()

@@ -16,13 +16,6 @@ from circuit.runs.library import LONGEST_NAME, LONGEST_NOTE, RunEntry
 from circuit.runs.run import Run
 from circuit.ui.frame import click, explain, keys, markdown, my_runs, navigation, page, session, shared_settings
 
-page.begin(
-    "5 · Runs",
-    "Every finished run is kept: its scores, settings and origin, in one file. Open one, compare several, take them "
-    "along, or take in one that was made elsewhere.",
-)
-library = my_runs.library()
-
 
 def table(entries: list[RunEntry]) -> list[RunEntry]:
     """The list; returns what is selected."""
@@ -134,7 +127,7 @@ def rename(entry: RunEntry) -> None:
         note = st.text_area("Note", entry.note, max_chars=LONGEST_NOTE)
         if click.submit("Save", key=f"label-save-{entry.id}"):
             try:
-                library.label(entry.id, name, note)
+                my_runs.library().label(entry.id, name, note)
             except RunFileError as error:
                 st.error(markdown.plain(str(error)))
             else:
@@ -178,7 +171,7 @@ def confirm(entries: list[RunEntry]) -> None:
 def delete_now(entries: list[RunEntry]) -> None:
     for entry in entries:
         try:
-            library.delete(entry.id)
+            my_runs.library().delete(entry.id)
         except RunFileError as error:
             st.session_state[keys.NOTICE] = str(error)
         else:
@@ -216,7 +209,7 @@ def take_in() -> None:
         if file is None:
             return
         try:
-            run = library.take_in(file.getvalue(), file.name, largest)
+            run = my_runs.library().take_in(file.getvalue(), file.name, largest)
         except RunFileError as error:
             st.error(markdown.plain(str(error)))
             return
@@ -245,6 +238,13 @@ def not_saved(run: Run) -> None:
             )
 
 
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin(
+    "5 · Runs",
+    "Every finished run is kept: its scores, settings and origin, in one file. Open one, compare several, take them "
+    "along, or take in one that was made elsewhere.",
+)
 listing = my_runs.listing()
 for run in list(session.unsaved().values()):
     not_saved(run)

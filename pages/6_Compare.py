@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from string import ascii_uppercase
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -33,11 +34,6 @@ from circuit.ui.frame.widgets import in_address, kept
 from circuit.ui.run.choice import default_size, sizes
 from circuit.ui.run.faithfulness import Setting, no_task, verdict_line
 
-page.begin(
-    "6 · Compare",
-    "Other prompts, another ablation, another method: do the runs find the **same edges**, and do their circuits keep "
-    "as much of the task?",
-)
 MOST = 6  # runs: more lines in a figure are hard to tell apart
 
 
@@ -264,14 +260,48 @@ def choose_n(runs: list[Run]) -> int:
     )
 
 
-runs = choose_runs()
-if len(runs) < 2:
-    if not my_runs.listing().entries:
-        st.info("No run is kept yet: run attribution first, or open the ready example.")
-    else:
+def need_two_runs() -> NoReturn:
+    """An empty state that says what to do, and ends the page."""
+    if my_runs.listing().entries:
         st.info("Choose two or more runs above, or select them on 5 · Runs.", icon=":material/compare_arrows:")
+    else:
+        st.info("No run is kept yet: run attribution first, or open a ready example.")
     st.page_link(navigation.RUNS, label="5 · Runs", icon=":material/history:")
     st.stop()
+
+
+def figures(runs: tuple[Run, Run], names: tuple[str, str], shared: dict[str, np.ndarray], n: int) -> None:
+    """The scores of two runs against each other, and how many of their strongest edges all runs share."""
+    left, right = st.columns(2)
+    with left:
+        caption = (
+            f"Scores of {runs[0].graph.n_edges:,} edges in {names[0]} and {names[1]}, each axis up to its run's "
+            "largest: on the dotted line an edge is as strong in both."
+        )
+        st.plotly_chart(
+            score_scatter(*runs, names, n, caption=caption, dark=page.is_dark(), width=460),
+            key="score-scatter",
+            alt=f"A point for each edge, by its score in two runs. {caption}",
+        )
+    with right:
+        caption = "The share of the n strongest edges by |score| that two runs have in common."
+        st.plotly_chart(
+            overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460),
+            key="overlap",
+            alt=f"A curve for each pair of runs, by n. {caption}",
+        )
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin(
+    "6 · Compare",
+    "Other prompts, another ablation, another method: do the runs find the **same edges**, and do their circuits keep "
+    "as much of the task?",
+)
+runs = choose_runs()
+if len(runs) < 2:
+    need_two_runs()
 letters = list(ascii_uppercase[: len(runs)])
 legend(runs, letters)
 if (why_not := why_not_comparable(runs)) is not None:
@@ -285,26 +315,8 @@ with chooser:
 shared = {name: overlap_of(runs[one], runs[other]) for one, other, name in pairs_of(letters)}
 agreement(runs, letters, shared, n)
 one, other = two_of(runs, letters)
-first, second, names = runs[one], runs[other], (letters[one], letters[other])
-left, right = st.columns(2)
-with left:
-    caption = (
-        f"Scores of {first.graph.n_edges:,} edges in {names[0]} and {names[1]}, each axis up to its run's largest: on "
-        "the dotted line an edge is as strong in both."
-    )
-    st.plotly_chart(
-        score_scatter(first, second, names, n, caption=caption, dark=page.is_dark(), width=460),
-        key="score-scatter",
-        alt=f"A point for each edge, by its score in two runs. {caption}",
-    )
-with right:
-    caption = "The share of the n strongest edges by |score| that two runs have in common."
-    st.plotly_chart(
-        overlap_curves(shared, n, caption=caption, dark=page.is_dark(), width=460),
-        key="overlap",
-        alt=f"A curve for each pair of runs, by n. {caption}",
-    )
-differences(first, second, names, n)
+figures((runs[one], runs[other]), (letters[one], letters[other]), shared, n)
+differences(runs[one], runs[other], (letters[one], letters[other]), n)
 faithfulness(runs, letters, n)
 with share_at:
     share.share()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 import streamlit as st
@@ -34,12 +34,6 @@ from circuit.ui.frame.shared_settings import HELD_OUT
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
 from circuit.ui.run import estimate
-
-page.begin(
-    "Sweep",
-    "Compare: every model chosen here on every prompt set by every method, as one submission with one table. Runs are "
-    "saved as they finish, and one that fails leaves the others alone.",
-)
 
 CURRENT = "current"
 SAMPLES = (2, 5, 10, 20)
@@ -157,7 +151,7 @@ def choose_methods() -> tuple[Method, ...]:
         "Answer functions",
         get_args(AnswerFunction),
         ["avg_diff"],
-        help="How the answers become one number a prompt: right minus wrong ones is the usual choice.",
+        help="How the answers become one number per prompt: right minus wrong ones is the usual choice.",
         **kept("sweep_answers"),
     )
     ablations = st.multiselect(
@@ -186,7 +180,7 @@ def choose_methods() -> tuple[Method, ...]:
     )
 
 
-def choose_measuring() -> dict[str, object]:
+def choose_measuring() -> dict[str, Any]:
     share = st.select_slider(
         "Circuit measured, of all edges",
         SIZES,
@@ -207,7 +201,7 @@ def choose_measuring() -> dict[str, object]:
     held_out = st.select_slider(
         "Hold out",
         list(HELD_OUT),
-        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they do not stem from.",
+        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they were not made from.",
         **kept("sweep_held_out"),
     )
     size = st.number_input(
@@ -224,39 +218,6 @@ def choose_measuring() -> dict[str, object]:
         "held_out": HELD_OUT[held_out],
         "batch_size": int(size) or None,
     }
-
-
-columns = st.columns(3, gap="medium")
-with columns[0]:
-    models = choose_models()
-    prompt_sets = choose_prompts()
-refused: CircuitError | None = None
-with columns[1]:
-    try:
-        methods = choose_methods()
-    except CircuitError as error:
-        methods, refused = (), error
-with columns[2]:
-    measuring = choose_measuring()
-
-sweep = Sweep(models, prompt_sets, methods, **measuring)  # type: ignore[arg-type]
-title = f"Sweep of {counted(len(sweep), 'run')}"
-ready = True
-try:
-    if refused is not None:
-        raise refused
-    sweep.requests()
-except CircuitError as error:
-    ready = False
-    st.error(markdown.plain(str(error)))
-st.info(
-    f"**{counted(len(models), 'model')} × {counted(len(prompt_sets), 'prompt set')} × "
-    f"{counted(len(methods), 'method')} = {counted(len(sweep), 'run')}**, of at most {MOST_RUNS}.",
-    icon=":material/grid_view:",
-)
-tokens.say_what_each_uses(models, prompt_sets)
-if ready:
-    estimate.show_sweep(sweep)
 
 
 def shown() -> Table | None:
@@ -355,22 +316,76 @@ def show(table_id: str) -> None:
     )
 
 
-busy = job_panel.running("sweep") is not None
+def choose() -> tuple[Sweep, CircuitError | None]:
+    """The whole form: the sweep, and what is wrong with its methods."""
+    columns = st.columns(3, gap="medium")
+    with columns[0]:
+        models = choose_models()
+        prompt_sets = choose_prompts()
+    methods: tuple[Method, ...] = ()
+    refused = None
+    with columns[1]:
+        try:
+            methods = choose_methods()
+        except CircuitError as error:
+            refused = error
+    with columns[2]:
+        measuring = choose_measuring()
+    return Sweep(models, prompt_sets, methods, **measuring), refused
+
+
+def say_what_it_takes(sweep: Sweep, refused: CircuitError | None) -> bool:
+    """How many runs there are, and how long they take; False, and why, where it cannot be run."""
+    try:
+        if refused is not None:
+            raise refused
+        sweep.requests()
+        ready = True
+    except CircuitError as error:
+        st.error(markdown.plain(str(error)))
+        ready = False
+    st.info(
+        f"**{counted(len(sweep.models), 'model')} × {counted(len(sweep.prompts), 'prompt set')} × "
+        f"{counted(len(sweep.methods), 'method')} = {counted(len(sweep), 'run')}**, of at most {MOST_RUNS}.",
+        icon=":material/grid_view:",
+    )
+    tokens.say_what_each_uses(sweep.models, sweep.prompts)
+    if ready:
+        estimate.show_sweep(sweep)
+    return ready
+
+
+def begin(sweep: Sweep) -> None:
+    title = f"Sweep of {counted(len(sweep), 'run')}"
+    try:
+        table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
+    except CircuitError as error:
+        st.error(markdown.plain(str(error)))
+        return
+    st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
+    job_panel.hold("sweep", table.job)
+    st.rerun()
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin(
+    "Sweep",
+    "Compare: every model chosen here on every prompt set by every method, as one submission with one table. Runs are "
+    "saved as they finish, and one that fails leaves the others alone.",
+)
+
+sweep, refused = choose()
+ready = say_what_it_takes(sweep, refused)
 if click.button(
     "Run the sweep",
     key="run-sweep",
     type="primary",
     icon=":material/play_arrow:",
-    disabled=busy or not ready,
+    disabled=job_panel.running("sweep") is not None or not ready,
     help="Runs all of them, one after the other or on all workers. It goes on when you leave the page.",
 ):
-    try:
-        table = start(job_server(), sweep, runs_folder(), title, visitor(), "sweep", my_runs.keeper())
-        st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
-        job_panel.hold("sweep", table.job)
-        st.rerun()
-    except CircuitError as error:
-        st.error(markdown.plain(str(error)))
+    begin(sweep)
 last = shown()
 if (said := job_panel.follow("sweep", in_address=True)) is not None:
     st.toast(markdown.plain(said))

@@ -7,8 +7,6 @@ import streamlit as st
 from circuit.ui.frame import page
 from circuit.ui.glossary import GROUPS, TERMS, Term, find
 
-page.begin("Glossary", "What the words of these pages mean, with formulas where they help, and where they come from.")
-
 
 def show(term: Term, *, anchor: bool = True) -> None:
     """An entry. Its anchor is its key, so `#dead-end` leads there."""
@@ -23,6 +21,9 @@ def show(term: Term, *, anchor: bool = True) -> None:
         st.caption(" ".join(below))
 
 
+# --- the page ------------------------------------------------------------------------------------------------------
+
+page.begin("Glossary", "What the words of these pages mean, with formulas where they help, and where they come from.")
 wanted = TERMS.get(st.query_params.get("term", ""))
 if wanted is not None:
     with st.container(border=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import streamlit as st
 
 from circuit.ui.frame import address, click, keys, session
@@ -56,7 +58,7 @@ def tour_step() -> dict[str, str]:
     return {"tour": str(st.session_state[keys.TOUR_STEP] + 1)} if keys.TOUR_STEP in st.session_state else {}
 
 
-def need_run() -> None:
+def need_run() -> NoReturn:
     """An empty state that says what to do, and ends the page."""
     st.info("There is nothing to show yet: run attribution first, or open a ready example.")
     left, right, _ = st.columns([1, 1, 3])
