@@ -427,6 +427,7 @@ def test_a_link_of_settings_carries_path_and_backward_rule(small: str, method: M
     assert "Left out" not in visitor.words()
     run = visitor.finish()
     assert run.config == config
+    visitor.go(SCORES)
     assert parameters(shared(visitor)[1])["settings"] == settings_text(config)
 
 

@@ -107,5 +107,5 @@ def test_the_time_of_a_sweep_is_estimated_where_its_models_have_been_measured(vi
     pace = Pace(estimate.paces()["teaching", "auto", "auto"].shape, "cpu", 10**9, Line(10.0, 0.0), Line(100.0, 0.0))
     estimate.paces()["teaching", "auto", "auto"] = pace
     visitor.run()
-    # Eight prompts are one batch: 1 and 6 steps of 100 s, and for each run three forward passes of 10 s.
-    assert "About 13 min for all 2 runs" in visitor.words()
+    # Eight prompts are one batch: 1 and 5 steps of 100 s, and for each run three forward passes of 10 s.
+    assert "About 11 min for all 2 runs" in visitor.words()
