@@ -10,7 +10,7 @@ import streamlit as st
 
 from circuit.common.errors import CircuitError, OptionError
 from circuit.common.words import counted
-from circuit.edges.kinds import EAP, OFFERED, RULES
+from circuit.edges.kinds import EAP, OFFERED, RULES, Kind
 from circuit.edges.method import (
     DEFAULT_METHOD,
     WHY_DEFAULT,
@@ -62,8 +62,7 @@ INTEGRATION_RULES: dict[IntegrationRule, str] = {
 }
 
 
-def choose_points() -> dict[str, Any]:
-    """The method, and what it asks for."""
+def choose_kind() -> Kind:
     kinds = {kind.title: kind for kind in OFFERED}
     title = st.selectbox(
         "Method",
@@ -75,11 +74,7 @@ def choose_points() -> dict[str, Any]:
     )
     kind = kinds[title]
     st.caption(f"{kind.sentence} {kind.limits}")
-    if kind is DEFAULT_METHOD.kind:
-        st.caption(WHY_DEFAULT)
-    mask_val = choose_mask_value() if kind.asks == "mask_val" else 0.0
-    n, rule = choose_samples() if kind.asks == "integrated_grad_samples" else (1, "reference")
-    return kind.options(mask_val, n, rule)
+    return kind
 
 
 def choose_mask_value() -> float:
@@ -95,8 +90,8 @@ def choose_mask_value() -> float:
     )
 
 
-def choose_samples() -> tuple[int, IntegrationRule]:
-    n = st.slider(
+def choose_samples() -> int:
+    return st.slider(
         "Samples N",
         1,
         MOST_SAMPLES,
@@ -105,6 +100,9 @@ def choose_samples() -> tuple[int, IntegrationRule]:
         "of parts. Five do for most models; take more where the circuit changes when you do.",
         **kept(keys.SAMPLES),
     )
+
+
+def choose_rule() -> IntegrationRule:
     rule = st.selectbox(
         "Integration rule",
         list(INTEGRATION_RULES),
@@ -114,20 +112,20 @@ def choose_samples() -> tuple[int, IntegrationRule]:
         **kept(keys.RULE),
     )
     st.caption(INTEGRATION_RULES[rule])
-    return n, rule
+    return rule
 
 
-def choose_backward() -> dict[str, Any]:
+def choose_backward() -> Backward:
     backward = st.selectbox(
         "Backward pass",
         get_args(Backward),
         format_func=lambda rule: RULES[rule].title,
-        help="Advanced: by which rules the loss is led back to the edges. The gradient is the usual choice. "
+        help="By which rules the loss is led back to the edges. The gradient is the usual choice. "
         f"{', '.join(explain.link(rule.key, rule.title) for rule in RULES.values())}.",
         **kept(keys.BACKWARD),
     )
     st.caption(f"{RULES[backward].sentence} {explain.more(RULES[backward].key)}")
-    return {"backward": backward}
+    return backward
 
 
 def choose_loss() -> dict[str, Any]:
@@ -171,7 +169,26 @@ def choose_ablation() -> dict[str, Any]:
     return {"ablation_type": ablation, "clean_corrupt": side if ablation.reads_batch else None}
 
 
-def choose_running() -> dict[str, Any]:
+def choose_pairs() -> dict[str, Any]:
+    """Which pairs are scored, and whether their positions are."""
+    held_out = st.select_slider(
+        "Hold out",
+        list(HELD_OUT),
+        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they were not made from. "
+        f"Do it before you believe a circuit, if there are a few dozen pairs. {explain.more('held-out')}",
+        **kept(keys.HELD_OUT),
+    )
+    apart = st.toggle(
+        "Positions apart",
+        help="Scores every edge at each token position, to see where in the prompt something happens. Needs prompts "
+        f"of one length, as the presets 'of one length' have. {explain.more('positions-apart')}",
+        **kept(keys.POSITIONS_APART),
+    )
+    return {"held_out": HELD_OUT[held_out], "keep_positions": apart}
+
+
+def choose_machine() -> dict[str, Any]:
+    """What computes, how exactly, and how many prompts at a time."""
     dtype = st.selectbox(
         "Precision",
         get_args(Precision),
@@ -195,26 +212,7 @@ def choose_running() -> dict[str, Any]:
         "which need one.",
         **kept(keys.BATCH_SIZE),
     )
-    apart = st.toggle(
-        "Positions apart",
-        help="Scores every edge at each token position, to see where in the prompt something happens. Needs prompts "
-        f"of one length, as the presets 'of one length' have. {explain.more('positions-apart')}",
-        **kept(keys.POSITIONS_APART),
-    )
-    held_out = st.select_slider(
-        "Hold out",
-        list(HELD_OUT),
-        help="Pairs chosen at random that are not scored: circuits are then measured on pairs they were not made from. "
-        f"Do it before you believe a circuit, if there are a few dozen pairs. {explain.more('held-out')}",
-        **kept(keys.HELD_OUT),
-    )
-    return {
-        "dtype": dtype,
-        "device": device,
-        "batch_size": int(size) or None,
-        "keep_positions": apart,
-        "held_out": HELD_OUT[held_out],
-    }
+    return {"dtype": dtype, "device": device, "batch_size": int(size) or None}
 
 
 def choose() -> tuple[Method, dict[str, Any]]:
@@ -225,14 +223,33 @@ def choose() -> tuple[Method, dict[str, Any]]:
     """
     columns = st.columns(4, gap="medium")
     with columns[0]:
-        points = choose_points()
+        kind = choose_kind()
+        mask_val = choose_mask_value() if kind.asks == "mask_val" else 0.0
+        samples = choose_samples() if kind.asks == "integrated_grad_samples" else 1
     with columns[1]:
-        loss = choose_loss() | choose_backward()
+        loss = choose_loss()
     with columns[2]:
         ablation = choose_ablation()
     with columns[3]:
-        running = choose_running()
-    return Method(**points, **loss, **ablation), running
+        running = choose_pairs()
+        with st.popover("More options", icon=":material/tune:", width="stretch"):
+            rule = choose_rule() if kind.asks == "integrated_grad_samples" else "reference"
+            backward = choose_backward()
+            running |= choose_machine()
+        if others := less_usual(rule, backward, running):
+            st.caption(f"Set there: {', '.join(others)}.")
+    method = Method(**kind.options(mask_val, samples, rule), **loss, **ablation, backward=backward)
+    if method == DEFAULT_METHOD:
+        st.caption(WHY_DEFAULT)
+    return method, running
+
+
+def less_usual(rule: IntegrationRule, backward: Backward, running: dict[str, Any]) -> list[str]:
+    """What was chosen among the options that are folded away, so that nobody overlooks it."""
+    chosen = [f"{rule} points"] if rule not in ("reference", DEFAULT_METHOD.integration_rule) else []
+    chosen += [RULES[backward].title] if backward != DEFAULT_METHOD.backward else []
+    chosen += [running[name] for name in ("dtype", "device") if running[name] != "auto"]
+    return chosen + ([f"batches of {running['batch_size']}"] if running["batch_size"] else [])
 
 
 def in_words(config: RunConfig) -> str:
@@ -244,7 +261,8 @@ def in_words(config: RunConfig) -> str:
     method = config.method
     if method.ablation_type.needs_batch_size and config.batch_size is None:
         raise OptionError(
-            f"'{method.ablation_type}' depends on the batch size: choose one on the right. {explain.more('batch-size')}"
+            f"'{method.ablation_type}' depends on the batch size: choose one under More options. "
+            f"{explain.more('batch-size')}"
         )
     held_out = f" ({config.held_out:.0%} of them held out)" if config.held_out else ""
     return (

@@ -310,6 +310,6 @@ DEFAULT_METHOD = Method(mask_val=None, integrated_grad_samples=5, integration_ru
 """What the ready examples, the forms, the lessons and the README take. `Method()` is plain edge attribution patching,
 as AutoCircuit's functions are."""
 WHY_DEFAULT = (
-    "The default, by measurement: on SmolLM2 and indirect objects, its connected circuit of 50 edges that help keeps "
-    "90 % of the behaviour on held-out pairs, where that of plain edge attribution patching keeps nothing."
+    "The default, by measurement: with SmolLM2 on indirect objects, its 50 connected edges keep 90 % of the behaviour "
+    "on held-out pairs; those of plain edge attribution patching keep nothing."
 )

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from circuit import load_model
 from circuit.common.errors import OptionError
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import Method
@@ -42,11 +41,6 @@ from circuit.prompts.encode import encode
 pytestmark = pytest.mark.timeout(240)
 
 FEW = replace(LESSON, prompts=replace(LESSON.prompts, pairs=LESSON.prompts.pairs[:6]))
-
-
-@pytest.fixture(scope="module")
-def model() -> PatchableModel:
-    return load_model("teaching", device="cpu")
 
 
 @pytest.fixture(scope="module")
