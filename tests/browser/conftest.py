@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.browser.app import started_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from circuit.engine.model import PatchableModel
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,11 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, or Playwright's own. Without one the tests are skipped, but in CI they fail.
 
-    Not for the whole session: its event loop would be in the way of other tests.
+    Not for the whole session: its event loop would be in the way of tests elsewhere.
     """
     from playwright.sync_api import Error, expect, sync_playwright
 
@@ -53,41 +47,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def app(folders: None, smollm2: PatchableModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `streamlit run app.py`, in a process of its own. The model that it offers first is fetched before:
-    the first time, that takes longer than a browser waits."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/_stcore/health", server, log)
+    """The app's address, for all tests of this folder. The model that it offers first is fetched before: the first
+    time, that takes longer than a browser waits."""
+    with started_app(tmp_path_factory.mktemp("server")) as address:
         yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        print(log.read_text())  # shown where a test fails
-
-
-def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            assert server.poll() is None, f"The server stopped:\n{log.read_text()}"
-            assert time.monotonic() < until, f"The server does not answer:\n{log.read_text()}"
-            time.sleep(0.1)
 
 
 @pytest.fixture

@@ -49,6 +49,18 @@ def open_popover(page: Page, name: str, inside: Locator) -> None:
     expect(inside).to_be_visible()
 
 
+def listens(plot: Locator) -> None:
+    """Wait until a chart tells the page of clicks: it is drawn a moment before."""
+    expect(plot).to_be_visible(timeout=READY)
+    handle = plot.element_handle()
+    plot.page.wait_for_function("plot => plot._ev?._events?.plotly_selected", arg=handle)
+
+
+def drawn(page: Page) -> None:
+    """Wait for two frames. In the first the browser learns where a wheel is listened to; before, it scrolls instead."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def click_line(tab: Page, edge: Locator) -> None:
     """Click a point near the start of an edge's line, where few others cross it."""
     at = edge.locator(".hit").evaluate(

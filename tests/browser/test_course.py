@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from circuit.edges.method import DEFAULT_METHOD
 from circuit.jobs.attribute import attribute
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.drafts import Draft, save_draft
 from circuit.runs.run import Run
+from tests.browser.app import started_app
 from tests.browser.pages import READY, no_exception, settle
 
 if TYPE_CHECKING:
@@ -29,12 +31,13 @@ PAIRS = PRESETS["teaching-ioi"].prompts.pairs
 SETS = [PromptSet(f"Set of visitor {n}", PAIRS[2 * n : 2 * n + 3]) for n in range(N)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_server(folders: None) -> Iterator[None]:
-    """Visitors see their own runs only, as on a server for many."""
+@pytest.fixture(scope="module")
+def app(folders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own, where visitors see their own runs only, as on a server for many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESCOPE_LIST_RUNS", "own")
-        yield
+        with started_app(tmp_path_factory.mktemp("course")) as address:
+            yield address
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_eight_visitors_at_once_each_get_their_own_scores(visitors: list[Page]) 
         assert found is not None
         run = Run.load(Path(os.environ["EDGESCOPE_RUNS"]) / f"{found[1]}.safetensors")
         assert run.config.prompts == SETS[number]
-        direct = attribute(RunConfig("teaching", SETS[number], prepend_bos=False))
+        direct = attribute(RunConfig("teaching", SETS[number], DEFAULT_METHOD, prepend_bos=False))
         np.testing.assert_allclose(run.scores, direct.scores, rtol=1e-4, atol=1e-6)
     runs = {page.url.split("run=")[1][:32] for page in visitors}
     assert len(runs) == N

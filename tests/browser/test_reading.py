@@ -17,7 +17,7 @@ from circuit.plots.heatmap import block_of
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from tests.browser.pages import READY, click_line, go, settle
+from tests.browser.pages import READY, click_line, drawn, go, listens, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -42,6 +42,7 @@ def visit(tab: Page, app: str, page: str, **query: str) -> None:
 def click_cell(tab: Page, plot: Locator, column: str, row: str) -> None:
     """Click where a heatmap draws the cell of these names."""
     expect(plot.locator(".heatmaplayer image")).to_be_visible()
+    listens(plot)
     at = plot.evaluate(
         """(plot, [column, row]) => {
             const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect()
@@ -101,6 +102,7 @@ def test_zoom_stays_when_the_slider_moves_and_the_size_survives_a_reload(tab: Pa
     box = tab.locator("svg .stage").bounding_box()
     assert box is not None
     tab.mouse.move(box["x"] + 300, box["y"] + 100)
+    drawn(tab)
     tab.keyboard.down("Control")
     tab.mouse.wheel(0, -300)
     tab.keyboard.up("Control")
@@ -156,6 +158,7 @@ def test_a_click_on_the_curve_shows_the_circuit_of_that_size(tab: Page, app: str
     expect(tab.get_by_text("CPR", exact=True)).to_be_visible()
     settle(tab)
     plot.scroll_into_view_if_needed()
+    listens(plot)
     at = plot.evaluate(
         """plot => {
             const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect()
