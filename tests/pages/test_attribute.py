@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from circuit.edges.kinds import OFFERED
+from circuit.edges.kinds import EAP, OFFERED
 from circuit.edges.method import (
     DEFAULT_METHOD,
     WHY_DEFAULT,
@@ -218,7 +218,7 @@ def test_what_was_done_otherwise_than_asked_is_said_until_the_settings_are_other
     assert "The batch was *halved* to 2 prompts." in visitor.words()
     visitor.run()
     assert "The batch was *halved* to 2 prompts." in visitor.words()
-    visitor.choose(kind="Integrated gradients")
+    visitor.choose(kind=EAP.title)
     assert "halved" not in visitor.words()
 
 
@@ -251,7 +251,7 @@ def test_a_running_job_says_how_far_it_is_in_prompts_and_sample_points(long_job:
         (progress,) = long_job.at.get("progress")
         return seen(str(progress.proto.text))
 
-    long_job.wait(lambda: re.search(r"prompts to \d+ of 900, sample point \d+ of 31 · \d+% · \d+ s so far", said()))
+    long_job.wait(lambda: re.search(r"prompts to \d+ of 900, sample point \d+ of 30 · \d+% · \d+ s so far", said()))
     long_job.click("Cancel")
     long_job.wait(lambda: "The job was cancelled." in long_job.words())
 
