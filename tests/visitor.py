@@ -88,7 +88,7 @@ class Visitor:
         self.button(label).click()
         self.run()
 
-    def wait(self, done: Callable[[], object], seconds: float = 30) -> None:
+    def wait(self, done: Callable[[], object], seconds: float = 120) -> None:
         """Look again and again, as the page's own timer does, until something is there."""
         until = time.monotonic() + seconds
         while not done():

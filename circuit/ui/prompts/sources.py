@@ -13,7 +13,7 @@ from circuit.prompts.files import Reading, file_reading, text_reading
 from circuit.prompts.pairs import MOST_BYTES, MOST_ROWS, PromptSet, check_size
 from circuit.prompts.presets import PRESETS, presets_for
 from circuit.prompts.templates import LONGEST_SLOTS, LONGEST_TEMPLATE, MOST_PAIRS, Template, lines_of, slots_of
-from circuit.ui.frame import click, keys, markdown, session
+from circuit.ui.frame import click, explain, keys, markdown, session
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
 
@@ -207,7 +207,7 @@ def _empty() -> None:
 
 def _offer_reading(reading: Reading) -> None:
     for note in reading.notes:
-        st.warning(markdown.plain(note))
+        st.warning(f"{markdown.plain(note)} {explain.more('prompt-check')}")
     _offer(reading.prompts)
 
 
