@@ -18,7 +18,7 @@ from circuit.runs import export
 from circuit.runs.run import Run
 from circuit.ui.frame import address, explain, markdown, navigation, page, session, share
 from circuit.ui.frame.page import ALL_ZERO
-from circuit.ui.run import faithfulness, graph_view, stability
+from circuit.ui.run import checks, faithfulness, graph_view, stability
 from circuit.ui.run.choice import Choice, choose, reference
 from circuit.ui.run.details import edge_details, follow_effects, node_details
 
@@ -210,7 +210,7 @@ with controls:
 graph, beside = st.columns([3, 1.15], gap="medium")
 with graph:
     drawn = draw(run, choice)
-    below = st.container()
+    checked_at, below = st.container(), st.container()
 with beside:
     if drawn is not None:
         details(run, drawn, below)
@@ -218,6 +218,9 @@ with beside:
     setting = faithfulness.ask(run, choice)
     faithfulness.panel(run, choice, setting)
     faithfulness.keeping(run, setting)
+if drawn is not None:
+    with checked_at:
+        checks.panel(run, drawn, wait=faithfulness.measuring(run, setting))
 faithfulness.curve(run, choice, setting)
 with share_at:
     share.share(run)

@@ -11,21 +11,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuit.edges.agreement import OPPOSITE, contradictions
 from circuit.edges.choose import choose_edges
 from circuit.edges.method import AblationType
 from circuit.edges.ranking import edges_for_share, top_edges
 from circuit.edges.subgraph import connecting_size, live_edges, node_edges
 from circuit.jobs.attribute import attribute
-from circuit.jobs.inspect import AttentionRequest, read_attention
+from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effects, read_attention
 from circuit.jobs.measure import MeasureRequest, find_smallest, measure
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import curve_sizes
+from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from tests.visitor import CIRCUIT, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+def library() -> RunLibrary:
+    """The runs that the pages find."""
+    return RunLibrary(Path(os.environ["EDGESCOPE_RUNS"]))
 
 
 def test_a_circuit_is_drawn_and_measured(stored: Run) -> None:
@@ -168,6 +176,38 @@ def test_another_size_is_measured_anew_and_kept(stored: Run) -> None:
     visitor.go(CIRCUIT)
     assert visitor.at.select_slider[0].value == 121
     assert visitor.metrics()
+
+
+def test_drawn_edges_are_ablated_one_at_a_time_and_what_they_really_do_is_counted(
+    stored: Run, library: RunLibrary
+) -> None:
+    strongest = [int(edge) for edge in live_edges(stored.graph, top_edges(stored.scores, 30))]
+    scores = stored.scores.copy()
+    scores[strongest[0]] *= -1  # an estimate that really ablating contradicts
+    wrong = replace(stored, id="d" * 32, scores=scores)
+    library.save(wrong)
+    effects = measure_effects(EffectsRequest(wrong.config, tuple(strongest)))
+    opposite = contradictions(scores, effects, wrong.noise)
+    assert strongest[0] in opposite
+    visitor = Visitor(CIRCUIT, run=wrong.id, edges="30")
+    visitor.wait(lambda: f"of {len(strongest)} edges, each ablated alone" in visitor.words())
+    assert f"{len(opposite)} do the opposite ({OPPOSITE})" in visitor.words()
+    assert f"{OPPOSITE} the opposite" in visitor.words()
+    assert visitor.picture().count(OPPOSITE) >= len(opposite)
+    assert library.effects(wrong.id) == pytest.approx(effects, rel=1e-3, abs=1e-6)
+
+
+def test_checking_stops_where_it_is_switched_off(stored: Run, library: RunLibrary) -> None:
+    other = replace(stored, id="e" * 32)
+    library.save(other)
+    visitor = Visitor(CIRCUIT)
+    visitor.at.session_state["check_edges"] = False
+    visitor.at.query_params["run"] = other.id
+    visitor.run()
+    visitor.wait(visitor.metrics)
+    visitor.run()
+    assert library.effects(other.id) == {}
+    assert "each ablated alone" not in visitor.words()
 
 
 def test_the_circuits_size_stands_in_its_address(stored: Run) -> None:

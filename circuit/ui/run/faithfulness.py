@@ -3,6 +3,8 @@
     Setting      what a measurement depends on, beside the run and the size
     ask          the setting that the page's controls ask for
     panel        the chosen circuit: faithfulness, verdict, numbers; measured by itself when the choice changes
+    measuring    whether that is being done
+    keeping      the smallest circuits that keep some shares of the behaviour, each at a click
     curve        all sizes, with CPR and CMD, random circuits, and the smallest circuit that keeps 90 %
 
 What was measured is kept with the run, by setting (`session.curves`).
@@ -103,7 +105,7 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
         return None if curve is None or circuit is None else (circuit, curve)
 
     found = job_panel.computed(
-        f"measure-{run.id}-{setting.key}",
+        _slot(run, setting),
         measure,
         setting.request(run, choice.n),
         f"Measuring the circuit of {choice.n:,} edges",
@@ -114,6 +116,15 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
     if found is not None:
         circuit, curve = found
         _report(run, circuit, setting, curve)
+
+
+def measuring(run: Run, setting: Setting) -> bool:
+    """Whether the chosen circuit is being measured now."""
+    return job_panel.running(_slot(run, setting)) is not None
+
+
+def _slot(run: Run, setting: Setting) -> str:
+    return f"measure-{run.id}-{setting.key}"
 
 
 def keeping(run: Run, setting: Setting) -> None:
