@@ -26,6 +26,8 @@ from .engine.model import PruneScores as PruneScores
 from .engine.nodes import score_nodes as score_nodes
 from .engine.patching import run_circuits as run_circuits
 from .jobs.attribute import attribute as attribute
+from .jobs.audition import AuditionRequest as AuditionRequest
+from .jobs.audition import audition as audition
 from .jobs.check import CheckRequest as CheckRequest
 from .jobs.check import check_prompts as check_prompts
 from .jobs.measure import MeasureRequest as MeasureRequest

@@ -33,7 +33,7 @@ from circuit.ui.frame.page import ALL_ZERO
 from circuit.ui.frame.shared_settings import DEVICES, HELD_OUT, LARGEST_BATCH, MOST_SAMPLES
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
-from circuit.ui.run import estimate
+from circuit.ui.run import audition, estimate
 
 GRAD_FUNCTIONS: dict[GradFunction, str] = {
     "logit": "Logits of the answers: linear, the usual choice.",
@@ -390,3 +390,5 @@ if finished is not None:
     st.rerun()  # the sidebar stands above, and its links lead to the run that was shown
 if (shown := session.current_run()) is not None and not busy:
     summary(shown)
+if config is not None and ready:
+    audition.panel(config)

@@ -21,6 +21,7 @@ from circuit.edges.method import (
     Method,
 )
 from circuit.jobs.attribute import attribute
+from circuit.jobs.audition import METHODS
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.ui.frame.server import job_server
@@ -343,3 +344,24 @@ def test_passes_of_other_paths_are_said_before_the_run(visitor: Visitor) -> None
     assert "35 forward and backward passes" in visitor.words()  # five for each of 1 + 2 x 3 groups
     visitor.choose(kind="Clean-corrupted")
     assert "a forward and backward pass on either prompt of the pair" in visitor.words()
+
+
+def test_methods_are_tried_on_the_prompts_and_the_recommended_one_is_adopted(visitor: Visitor) -> None:
+    prompts = PRESETS["teaching-ioi"].prompts
+    visitor.work_on("teaching", replace(prompts, pairs=prompts.pairs[:4]))
+    visitor.choose(kind=EAP.title)
+    visitor.click("Try the methods")
+    visitor.wait(lambda: "Recommended" in visitor.words())
+    (table,) = [frame.value for frame in visitor.at.dataframe if "Correlation" in frame.value]
+    assert list(table["Method"]) == [method.title for method in METHODS]
+    assert table["Edges for 90%"].min() > 0
+    assert "Circuits were measured on the pairs that the scores were made from" in visitor.words()
+    (adopt,) = [button for button in visitor.at.button if button.key == "adopt-method"]
+    adopt.click()
+    visitor.run()
+    run = visitor.result()
+    assert run is not None
+    assert adopt.label == f"Adopt {run.config.method.title}"
+    assert visitor.at.selectbox("kind").value == run.config.method.kind.title
+    assert "Taken from the methods tried" in visitor.words()
+    assert visitor.finish().config == run.config

@@ -42,6 +42,8 @@ GRAD_FUNCTION, GRAD_WIDGET, ANSWER_FUNCTION = "grad_function", "grad", "answer"
 """The grad function is chosen on two pages: by a widget that each page has, and kept beside it."""
 ABLATION, SIDE = "ablation", "side"
 PRECISION, DEVICE, BATCH_SIZE, POSITIONS_APART, HELD_OUT = "dtype", "device", "batch", "apart", "held_out"
+AUDITION, AUDITION_ASKED = "audition_found", "audition_asked"
+"""What trying methods was asked, and answered, last; what it is asked now."""
 ESTIMATED = "estimated"
 """The settings that were estimated last, and the seconds."""
 
