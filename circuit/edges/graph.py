@@ -183,6 +183,12 @@ class EdgeGraph:
         last = self.blocks[-1]
         return last.first_edge + last.n_sources * (self.seq_len or 1)
 
+    @property
+    def n_edges_by_query_head(self) -> int:
+        """How many edges there are if a key-value head's inputs count once for every query head that uses them, as in
+        the Mechanistic Interpretability Benchmark."""
+        return EdgeGraph(self.n_layers, self.n_heads, self.n_heads, self.parallel, self.seq_len).n_edges
+
     @cached_property
     def edge_source(self) -> Int32[np.ndarray, "n_edges"]:
         """For every edge, the index of its source."""

@@ -21,6 +21,7 @@ from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effec
 from circuit.jobs.measure import MeasureRequest, find_smallest, measure
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
+from circuit.runs.benchmark import beside
 from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.library import RunLibrary
@@ -70,6 +71,8 @@ def test_circuits_of_all_sizes_are_measured_shown_and_found_again_after_a_reload
     shown = visitor.metrics()
     assert (shown["CPR"], shown["CMD"]) == (f"{curve.cpr:.3f}", f"{curve.cmd:.3f}")
     assert float(shown["CPR of random edges"]) < curve.cpr
+    for sentence in beside(curve, halved.graph):
+        assert sentence in visitor.words()
     by_name = {trace["name"]: trace for trace in visitor.figure()["data"]}
     np.testing.assert_allclose(by_name["edges by score"]["y"][:4], curve.faithfulness[1:5], atol=1e-3)
     again = Visitor(CIRCUIT, run=halved.id, edges="26")

@@ -86,7 +86,8 @@ def _show(found: Audition) -> None:
                 format="percent", help="Of the edges ablated that do something, those whose score has the sign of it."
             ),
             "CMD": st.column_config.NumberColumn(
-                format="%.3f", help=f"Of circuits by absolute score, on the {pairs}: 0 is best."
+                format="%.3f",
+                help=f"Of circuits by absolute score, on the {pairs}: 0 is best, and keeping nothing gives 0.749.",
             ),
             "Accuracy, area": st.column_config.NumberColumn(
                 format="%.3f",

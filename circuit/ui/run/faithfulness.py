@@ -27,6 +27,7 @@ from circuit.edges.ranking import IMPORTANCE_WORDS, Importance
 from circuit.edges.subgraph import connecting_size, live_edges
 from circuit.jobs.measure import Direction, MeasureRequest, find_smallest, measure, measure_all
 from circuit.plots.faithfulness import faithfulness_curve
+from circuit.runs.benchmark import beside, outdoing
 from circuit.runs.faithfulness import Curve, Measured, curve_sizes
 from circuit.runs.run import Run
 from circuit.runs.verdict import judge
@@ -444,16 +445,17 @@ def _summary(run: Run, setting: Setting, main: Curve, random: list[Curve]) -> No
     if not main.is_benchmark:
         st.caption(
             f"Only {most:,} of {run.graph.n_edges:,} edges have a positive score, too few for the sizes that CPR and "
-            "CMD are made of. Rank by signed score, which goes on into the others."
+            f"CMD are made of. Rank by signed score, which goes on into the others. {outdoing(main)}"
         )
         return
     how = hanging_words(setting.rule, setting.drop_dead_ends)
+    st.caption(" ".join(beside(main, run.graph)))
     st.caption(
         f"Circuits are by **{IMPORTANCE_WORDS[setting.importance]}**, {how}. CPR and CMD are areas over the shares of "
         "edges of the Mechanistic Interpretability Benchmark, which are ten from 0.1 % to 100 %; each circuit has as "
         f"many of this model's {run.graph.n_edges:,} edges, rounded down. The benchmark takes CPR of circuits by "
         "signed score and CMD of circuits by absolute score: choose these under *Ranked by* to compare with it. Large "
-        "sizes dominate the area: a curve that reaches 100 % early has CPR near 1 and CMD near 0."
+        "sizes dominate the area."
     )
 
 
