@@ -28,10 +28,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process for each core, up to four; none beside this one where a single file is asked for."""
+    """A process more than there are cores, as tests often wait for a server or a browser, and four at most; none beside
+    this one where a single file is asked for."""
     files = {argument.split("::")[0] for argument in config.args}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores == 1 or (len(files) == 1 and files.pop().endswith(".py")) else min(cores, 4)
+    return 0 if cores == 1 or (len(files) == 1 and files.pop().endswith(".py")) else min(cores + 1, 4)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

@@ -93,7 +93,7 @@ class Visitor:
         until = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < until, self.words()
-            time.sleep(0.05)
+            time.sleep(0.15)  # to draw a page takes as much of a processor as the job may need
             self.run()
 
     def words(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
@@ -33,13 +33,20 @@ def run(folders: None) -> Run:
     return run
 
 
-@pytest.fixture(params=["light", "dark"])
-def themed(request: pytest.FixtureRequest, app: str, chromium: Browser) -> Iterator[Page]:
+@pytest.fixture(scope="module", params=["light", "dark"])
+def theme(request: pytest.FixtureRequest, app: str, chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser that knows the app's scripts from the tests before."""
     context = chromium.new_context(viewport={"width": 1366, "height": 1000}, color_scheme=request.param)
-    page = context.new_page()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def themed(theme: BrowserContext) -> Iterator[Page]:
+    page = theme.new_page()
     page.set_default_timeout(60_000)
     yield page
-    context.close()
+    page.close()
 
 
 def findings(page: Page) -> list[str]:
