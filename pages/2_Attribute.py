@@ -23,7 +23,7 @@ from circuit.edges.method import (
     Method,
     Precision,
 )
-from circuit.edges.ranking import edge_table, top_edges
+from circuit.edges.ranking import top_edges
 from circuit.jobs.attribute import attribute
 from circuit.models.catalogue import title_of
 from circuit.runs.config import RunConfig
@@ -288,7 +288,7 @@ def passes_in_words(method: Method, n_layers: int | None) -> str:
         return f"{before}, and {counted(n, one, more)} between the two prompts."
     if method.path == "masks":
         return f"{before}, and {counted(n, one, more)} on the clean prompts."
-    groups = "the embedding, and for the heads and the MLP of every layer"
+    groups = "Resid Start, and for the heads and the MLP of every layer"
     if n_layers is None:
         return f"{before}, and {counted(n, one, more)} for {groups}."
     passes = counted(method.n_passes(n_layers), one, more)
@@ -313,10 +313,10 @@ def summary(run: Run) -> None:
     if not run.scores.any():
         st.error(ALL_ZERO)
         return
-    strongest = edge_table(run.graph, run.scores, top_edges(run.scores, 5))
+    strongest = top_edges(run.scores, 5).tolist()
     st.markdown(
         "Strongest edges: "
-        + ", ".join(f"`{row.source} → {row.destination}` ({row.score:+.3g})" for row in strongest.itertuples())
+        + ", ".join(f"`{run.graph.edge_label(edge)}` ({run.scores[edge]:+.3g})" for edge in strongest)
     )
     navigation.next_step(navigation.SCORES, "See the scores")
 

@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from circuit.edges.agreement import disagreements, with_effects
 from circuit.edges.filter import strongest_of
-from circuit.edges.ranking import edge_table
+from circuit.edges.ranking import edge_table, readable
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
 from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
 from circuit.plots.matrix import position_heatmap, score_matrix
@@ -308,7 +308,7 @@ def table(run: Run, shown: np.ndarray, words: str) -> None:
     st.subheader("Strongest edges", anchor=False)
     n_rows = st.session_state.get(keys.ROWS, 100)
     edges = edge_table(run.graph, run.scores, shown[:n_rows], ranks=run.ranks)
-    edges = with_effects(edges, session.effects(run), run.noise)
+    edges = readable(run.graph, with_effects(edges, session.effects(run), run.noise))
     percent = st.column_config.NumberColumn(format="percent")
     st.dataframe(
         edges,

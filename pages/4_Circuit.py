@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from circuit.edges.agreement import with_effects
 from circuit.edges.method import AblationType
-from circuit.edges.ranking import edge_table
+from circuit.edges.ranking import edge_table, readable
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.graph_svg import graph_svg
 from circuit.plots.layout import circuit_layout
@@ -72,6 +72,7 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
         exports(run, choice, drawn, svg, caption, name)
     with st.expander("The same as a table", icon=":material/table_rows:"):
         table = with_effects(edge_table(run.graph, run.scores, shown, ranks=run.ranks), session.effects(run), run.noise)
+        table = readable(run.graph, table)
         st.dataframe(table, hide_index=True, height=260, alt=f"The {len(shown)} edges drawn, with their scores.")
     return drawn
 

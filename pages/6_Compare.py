@@ -12,6 +12,7 @@ import streamlit as st
 
 from circuit.common.errors import RunFileError
 from circuit.common.words import counted
+from circuit.edges.ranking import readable
 from circuit.jobs.measure import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
 from circuit.runs.comparison import differing_settings, only_in, overlap_of, pairs_of, spearman, why_not_comparable
@@ -154,7 +155,7 @@ def differences(first: Run, second: Run, names: tuple[str, str], n: int) -> None
     for column, (mine, other), (name, other_name) in zip(
         st.columns(2), ((first, second), (second, first)), (names, names[::-1]), strict=True
     ):
-        edges = only_in(mine, other, n)
+        edges = readable(mine.graph, only_in(mine, other, n))
         with column:
             st.markdown(f"**{len(edges):,} of the {n:,} strongest edges are in {name} and not in {other_name}**")
             st.dataframe(

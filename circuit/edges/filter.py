@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from circuit.common.errors import OptionError
-from circuit.edges.graph import BlockKind, EdgeGraph, Node
+from circuit.edges.graph import INPUT_LABELS, RESID_END, RESID_START, BlockKind, EdgeGraph, Node
 
 Sign = Literal["any", "positive", "negative"]
 
@@ -37,7 +37,9 @@ class EdgeFilter:
         destination_layers: First and last layer of the destination; n_layers is the final residual.
         source: Names of sources, separated by commas: `A3.7`, `MLP 2`; `A3` for all heads of layer 3; `A*.7` with a
             star for anything. Upper or lower case. Empty for all.
-        destination: The same for destinations: `A3.7.K`, `A3.7` for its three inputs, `Resid End`.
+        destination: The same for destinations: `A3.7.K`, `A3.7` for its three inputs, `Resid End`. Where keys and
+            values belong to nodes of their own, these may be called as on the pages (`A3.kv1.K`) or as in files
+            (`A3.1.K`).
         sign: Of the score.
         min_score: The smallest absolute score.
         position: One token position, where these are kept apart.
@@ -62,8 +64,8 @@ class EdgeFilter:
             raise OptionError(f"inputs are Q, K, V, MLP and Final; {unknown[0]!r} is none of them.")
         if self.sign not in get_args(Sign):
             raise OptionError(f"sign must be 'any', 'positive' or 'negative', and is {self.sign!r}.")
-        sources = self._nodes(graph.sources, self.source, self.source_layers, "source")
-        destinations = self._nodes(graph.destinations, self.destination, self.destination_layers, "destination")
+        sources = self._nodes(graph, graph.sources, self.source, self.source_layers, "source")
+        destinations = self._nodes(graph, graph.destinations, self.destination, self.destination_layers, "destination")
         if self.inputs:
             destinations &= np.array([node.input in self.inputs for node in graph.destinations])
         kept = sources[graph.edge_source] & destinations[graph.edge_destination]
@@ -76,18 +78,26 @@ class EdgeFilter:
         return kept
 
     @staticmethod
-    def _nodes(nodes: Sequence[Node], names: str, layers: tuple[int, int] | None, what: str) -> np.ndarray:
+    def _nodes(
+        graph: EdgeGraph, nodes: Sequence[Node], names: str, layers: tuple[int, int] | None, what: str
+    ) -> np.ndarray:
         kept = np.ones(len(nodes), dtype=bool)
         if layers is not None:
             kept = np.array([layers[0] <= node.layer <= layers[1] for node in nodes])
-        if patterns := [" ".join(part.split()).lower() for part in names.split(",") if part.strip()]:
-            matches = [np.array([_fits(node.name.lower(), pattern) for node in nodes]) for pattern in patterns]
+        if patterns := [part.lower() for part in _parts(names)]:
+            called = [{node.name.lower(), graph.label(node).lower()} for node in nodes]
+            matches = [np.array([any(_fits(name, part) for name in each) for each in called]) for part in patterns]
             for pattern, fits in zip(patterns, matches, strict=True):
                 if not fits.any():
                     examples = "A3.7, A3, MLP 2, Resid Start" if what == "source" else "A3.7.K, A3, MLP 2, Resid End"
                     raise OptionError(f"No {what} of this model is called {pattern!r}: names are like {examples}.")
             kept &= np.logical_or.reduce(matches)
         return kept
+
+
+def _parts(names: str) -> list[str]:
+    """The names of a list with commas between them."""
+    return [" ".join(part.split()) for part in names.split(",") if part.strip()]
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -103,15 +113,15 @@ def describe_filter(chosen: EdgeFilter, graph: EdgeGraph) -> str:
     """What the filter lets through, for a caption; empty where that is everything."""
     parts = []
     if chosen.inputs:
-        parts.append("into " + ", ".join("logits" if kind == "Final" else kind for kind in chosen.inputs))
+        parts.append("into " + ", ".join(INPUT_LABELS[kind] for kind in chosen.inputs))
     if chosen.source_layers not in (None, (-1, graph.n_layers - 1)):
         parts.append(f"from {_layers(chosen.source_layers, graph)}")
     if chosen.destination_layers not in (None, (0, graph.n_layers)):
         parts.append(f"to {_layers(chosen.destination_layers, graph)}")
-    if chosen.source.strip():
-        parts.append(f"sources {chosen.source.strip()}")
-    if chosen.destination.strip():
-        parts.append(f"destinations {chosen.destination.strip()}")
+    if sources := _parts(chosen.source):
+        parts.append(f"sources {', '.join(sources)}")
+    if destinations := _parts(chosen.destination):
+        parts.append(f"destinations {', '.join(_described(graph, name) for name in destinations)}")
     if chosen.sign != "any":
         parts.append("score > 0" if chosen.sign == "positive" else "score < 0")
     if chosen.min_score > 0:
@@ -121,9 +131,25 @@ def describe_filter(chosen: EdgeFilter, graph: EdgeGraph) -> str:
     return ", ".join(parts)
 
 
+def _described(graph: EdgeGraph, name: str) -> str:
+    """A name of destinations as the pages call them, with the key-value heads that it lets through by their names in
+    files: `A3.1` is head 1 there, and key-value head 1."""
+    pattern = name.lower()
+    by_file = [
+        node
+        for node in graph.destinations
+        if _fits(node.name.lower(), pattern) and not _fits(graph.label(node).lower(), pattern)
+    ]
+    if len(by_file) == 1 and by_file[0].name.lower() == pattern:
+        return graph.label(by_file[0])
+    groups = list(dict.fromkeys(graph.label(node).rpartition(".")[0] for node in by_file))
+    more = " and so on" if len(groups) > 3 else ""
+    return f"{name} (with {', '.join(groups[:3])}{more})" if groups else name
+
+
 def _layers(layers: tuple[int, int] | None, graph: EdgeGraph) -> str:
     def name(layer: int) -> str:
-        return {-1: "the embedding", graph.n_layers: "the final residual"}.get(layer, f"layer {layer}")
+        return {-1: RESID_START, graph.n_layers: RESID_END}.get(layer, f"layer {layer}")
 
     assert layers is not None
     return name(layers[0]) if layers[0] == layers[1] else f"{name(layers[0])} to {name(layers[1])}"

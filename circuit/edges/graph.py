@@ -105,7 +105,7 @@ class EdgeGraph:
     @cached_property
     def sources(self) -> list[Node]:
         """All sources, in the order in which they write to the residual stream."""
-        nodes = [Node("Resid Start", "embedding", -1)]
+        nodes = [Node(RESID_START, "embedding", -1)]
         for layer in range(self.n_layers):
             nodes += [Node(f"A{layer}.{head}", "head", layer, head) for head in range(self.n_heads)]
             nodes.append(Node(f"MLP {layer}", "mlp", layer))
@@ -140,7 +140,7 @@ class EdgeGraph:
         nodes = []
         for block in self.blocks:
             if block.kind == "Final":
-                nodes.append(Node("Resid End", "final", block.layer))
+                nodes.append(Node(RESID_END, "final", block.layer))
             elif block.kind == "MLP":
                 nodes.append(Node(f"MLP {block.layer}", "mlp", block.layer))
             else:
@@ -154,6 +154,26 @@ class EdgeGraph:
     def group(self) -> int:
         """How many query heads use one key-value head: 1 without grouped-query attention."""
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def has_kv_nodes(self) -> bool:
+        """Whether keys and values belong to nodes of their own: with grouped queries, as several heads use them, and
+        with token positions kept apart, as they are used at later positions too."""
+        return self.group > 1 or self.seq_len is not None
+
+    def label(self, node: Node) -> str:
+        """What a source or destination is called wherever a person reads it: on pages, in pictures and in sentences.
+
+        That is its name (AutoCircuit's, as in files), except for keys and values that belong to nodes of their own:
+        the name `A3.1.V` for the values of key-value head 1 would read as those of head 1, so that is `A3.kv1.V`.
+        """
+        if node.kind != "head" or not self.has_kv_nodes or not node.name.endswith((".K", ".V")):
+            return node.name
+        return f"{self.kv_label(node.layer, int(node.head or 0))}.{node.input}"
+
+    def kv_label(self, layer: int, kv_head: int) -> str:
+        """What the node of a key-value head's keys and values is called."""
+        return f"A{layer}.kv{kv_head}"
 
     def kv_head(self, head: int) -> int:
         """The key-value head that a query head uses."""
@@ -221,8 +241,11 @@ class EdgeGraph:
         return f"{source}->{destination}{position}"
 
     def edge_label(self, edge: int) -> str:
-        """The edge's name for reading, with an arrow."""
-        return self.edge_name(edge).replace("->", " → ")
+        """The edge's name for reading: its nodes as `label` has them, with an arrow."""
+        source = self.sources[self.edge_source[edge]]
+        destination = self.destinations[self.edge_destination[edge]]
+        position = "" if self.seq_len is None else f" @{self.edge_position[edge]}"
+        return f"{self.label(source)} → {self.label(destination)}{position}"
 
     def check_edges(self, edges: Iterable[int]) -> None:
         """Check that every number is that of an edge.
@@ -302,5 +325,9 @@ class EdgeGraph:
         return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
 
+RESID_START, RESID_END = "Resid Start", "Resid End"
+"""The first source, which is the embedding, and the last destination, the final residual that the unembedding reads."""
+INPUT_LABELS: dict[BlockKind, str] = {"Q": "Q", "K": "K", "V": "V", "MLP": "MLP", "Final": RESID_END}
+"""What an edge's `input` is called wherever a person reads it."""
 INPUT_WORDS = {"Q": "query input", "K": "key input", "V": "value input", "MLP": "input", "Final": "input"}
 """What an edge's `input` is called in a sentence."""

@@ -8,6 +8,7 @@
     edge_mask        a list of edges as one bool per edge of the model
     edge_ranks       each edge's place among all edges of the model
     edge_table       a pandas table of edges, one row each
+    readable         such a table with the names that a person reads
 
 Importance is the absolute score, as in Syed et al. 2023 (https://arxiv.org/abs/2310.10348), unless another is asked
 for. By `"positive"` edges whose ablation helps the task are never chosen; by `"signed"` they come last, those that
@@ -23,7 +24,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int
 
 from circuit.common.errors import NumericalError, OptionError
-from circuit.edges.graph import EdgeGraph
+from circuit.edges.graph import INPUT_LABELS, EdgeGraph
 
 Importance = Literal["absolute", "positive", "signed"]
 """By which number edges are chosen: `|score|`; `score` where it is positive (ablating the edge hurts the task); or
@@ -198,3 +199,13 @@ def edge_table(
         columns["position"] = graph.edge_position[edges]
     columns |= {"score": np.asarray(scores)[edges], "share": share, "cumulative share": np.cumsum(share)}
     return pd.DataFrame(columns, index=pd.Index(edges, name="edge"))
+
+
+def readable(graph: EdgeGraph, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with sources, destinations and inputs called as everywhere on the pages (`EdgeGraph.label`); files keep
+    the names of `edge_table`. Its index must be the edges' numbers."""
+    destinations = [graph.label(node) for node in graph.destinations]
+    found = table.copy()
+    found["destination"] = [destinations[graph.edge_destination[edge]] for edge in table.index]
+    found["input"] = found["input"].map(INPUT_LABELS)
+    return found

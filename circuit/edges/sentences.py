@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuit.edges.agreement import contradicts, is_no_effect
-from circuit.edges.graph import INPUT_WORDS, EdgeGraph, Node
+from circuit.edges.graph import INPUT_WORDS, RESID_END, RESID_START, EdgeGraph, Node
 from circuit.edges.method import Method
 
 
@@ -23,7 +23,7 @@ def edge_words(graph: EdgeGraph, edge: int, tokens: Sequence[str] = ()) -> str:
     source = graph.sources[graph.edge_source[edge]]
     destination = graph.destinations[graph.edge_destination[edge]]
     writer = {
-        "embedding": "the embedding",
+        "embedding": f"{RESID_START}, the embedding,",
         "head": f"head {source.head} of layer {source.layer}",
         "mlp": f"the MLP of layer {source.layer}",
     }[source.kind]
@@ -82,7 +82,7 @@ def position_words(position: int, tokens: Sequence[str] = ()) -> str:
 
 def _input(graph: EdgeGraph, destination: Node) -> str:
     if destination.kind == "final":
-        return "the final residual, which the unembedding reads"
+        return f"{RESID_END}, the final residual, which the unembedding reads"
     if destination.kind == "mlp":
         return f"the input of the MLP of layer {destination.layer}"
     head = destination.head or 0

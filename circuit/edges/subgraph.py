@@ -153,7 +153,6 @@ def circuit_graph(
     edges = checked_edges(graph, edges)
     ranks = edge_ranks(scores) if ranks is None else ranks
     apart = graph.seq_len is not None
-    shared_kv = apart or graph.group > 1
     shape = {name: value for name, value in graph.to_dict().items() if value is not None}
     drawn = nx.MultiDiGraph(**shape, n_edges=graph.n_edges)
 
@@ -173,8 +172,8 @@ def circuit_graph(
         destination = graph.destinations[graph.edge_destination[edge]]
         tail = add(source.name, source.kind, source.layer, source.head, position)
         to = destination.input
-        if to in ("K", "V") and shared_kv:
-            name = f"A{destination.layer}.kv{destination.head}"
+        if to in ("K", "V") and graph.has_kv_nodes:
+            name = graph.kv_label(destination.layer, int(destination.head or 0))
             tip = add(name, "kv", destination.layer, destination.head, position)
         else:
             name = destination.name.removesuffix(f".{to}")

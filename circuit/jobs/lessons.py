@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
-from circuit.edges.graph import EdgeGraph
+from circuit.edges.graph import RESID_END, EdgeGraph
 from circuit.edges.method import DEFAULT_METHOD, Method
 from circuit.edges.ranking import top_edges
 from circuit.jobs.measure import MeasureRequest, measure, measure_all
@@ -91,7 +91,7 @@ def edge_counts(graph: EdgeGraph) -> list[EdgeCount]:
             EdgeCount(layer, "Q, K, V", sum(block.n_rows for block in heads), heads[0].n_sources),
             EdgeCount(layer, "MLP", mlp.n_rows, mlp.n_sources),
         ]
-    return [*counts, EdgeCount(graph.n_layers, "Resid End", 1, graph.n_sources)]
+    return [*counts, EdgeCount(graph.n_layers, RESID_END, 1, graph.n_sources)]
 
 
 # --- ablating by hand ----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from circuit.common.files import own_folder, read_json, write_whole
 from circuit.common.progress import Cancelled, Report, never, silent
 from circuit.common.words import MB
 from circuit.edges.method import AblationType, Method
-from circuit.edges.ranking import edge_table, top_edges
+from circuit.edges.ranking import top_edges
 from circuit.edges.subgraph import connecting_size, live_edges
 from circuit.jobs.attribute import attribute
 from circuit.jobs.measure import MeasureRequest, measure
@@ -159,11 +159,10 @@ class Row:
 
     def fill(self, run: Run, curve: Curve, told: Sequence[str] = ()) -> None:
         """Take over what came out, and what was done otherwise than asked."""
-        strongest = edge_table(run.graph, run.scores, top_edges(run.scores, _TOP))
         self.state = _DONE
         self.seconds = run.provenance["seconds"]
         self.top_edges = ", ".join(
-            f"{edge.source} → {edge.destination} ({edge.score:+.3g})" for edge in strongest.itertuples()
+            f"{run.graph.edge_label(edge)} ({run.scores[edge]:+.3g})" for edge in top_edges(run.scores, _TOP).tolist()
         )
         right = run.baseline.accuracy
         self.accuracy = None if right != right else right

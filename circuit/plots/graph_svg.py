@@ -26,7 +26,7 @@ from xml.sax.saxutils import escape, quoteattr
 import networkx as nx
 
 from circuit.edges.agreement import OPPOSITE, contradicts
-from circuit.edges.graph import INPUT_WORDS, EdgeGraph
+from circuit.edges.graph import INPUT_LABELS, INPUT_WORDS, RESID_END, RESID_START, EdgeGraph
 from circuit.edges.sentences import node_words
 from circuit.plots.colors import PALETTES, Palette
 from circuit.plots.layout import Layout
@@ -333,8 +333,8 @@ def _key(
     scored = [data for data in edges if data["kind"] == "edge"]
     inputs = {data["input"] for data in scored}
     words = {
-        "head": "head", "kv": "keys and values of a group", "mlp": "MLP", "embedding": "embedding",
-        "final": "final residual",
+        "head": "head", "kv": "keys and values of a group", "mlp": "MLP", "embedding": RESID_START,
+        "final": RESID_END,
     }  # fmt: skip
     samples: list[tuple[str, str]] = []
     for kind, word in words.items():
@@ -348,7 +348,7 @@ def _key(
             dash = f' stroke-dasharray="{_dashes(to, 1.6)}"'
             samples.append((line.format(palette.text, 1.6, dash), {"Q": "query", "K": "key", "V": "value"}[to]))
     if inputs & {"MLP", "Final"}:
-        read = [word for to, word in (("MLP", "MLP"), ("Final", "final residual")) if to in inputs]
+        read = [word for to, word in INPUT_LABELS.items() if to in inputs and to in ("MLP", "Final")]
         samples.append((line.format(palette.text, 1.6, ""), f"into {' or '.join(read)}"))
     if len(scored) < len(edges):
         samples.append((line.format(palette.faint, 1, ""), "used by"))

@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from circuit.common.errors import OptionError
 from circuit.common.words import counted
-from circuit.edges.graph import EdgeGraph
+from circuit.edges.graph import RESID_START, EdgeGraph
 from circuit.plots.colors import NEUTRAL, PALETTES, rgba
 from circuit.plots.frame import add_targets, draw_lines, heat_figure
 from circuit.plots.numbers import (
@@ -158,8 +158,8 @@ def block_heatmap(
     shown = everything if kept is None else dense_scores(graph, scores, reduce=reduce, position=position, kept=kept)
     values = shown[row.start : row.stop, column.start : column.stop]
     edges = edge_numbers(graph, position)[row.start : row.stop, column.start : column.stop]
-    names_x = [node.name for node in graph.sources[column.start : column.stop]]
-    names_y = [node.name for node in graph.destinations[row.start : row.stop]]
+    names_x = [graph.label(node) for node in graph.sources[column.start : column.stop]]
+    names_y = [graph.label(node) for node in graph.destinations[row.start : row.stop]]
     row_height = min(34, max(14, 220 // len(names_y)))
     summed = graph.seq_len is not None and position is None
     word = WORDS[reduce] if summed else ("score" if reduce == "signed_sum" else "|score|")
@@ -208,7 +208,7 @@ def _thin_labels(figure: go.Figure, columns: list[Group], rows: list[Group], row
 
     def kept(groups: list[Group], room: int) -> list[str]:
         some = [g.name for g in groups if not g.name.startswith("MLP") and g.name[-2:] not in (".K", ".V")]
-        if some[0] == "Resid Start":
+        if some[0] == RESID_START:
             del some[1]  # which stands right beside it
         return some[:: -(-len(some) // room)]
 

@@ -25,7 +25,7 @@ PICTURES = {dark: Path(__file__).parent / f"landing-{'dark' if dark else 'light'
 """By whether the page is dark."""
 
 DESCRIBED = (
-    "Left, the teaching model as a graph: 12 attention heads and 3 MLPs between embedding and final residual, joined "
+    "Left, the teaching model as a graph: 12 attention heads and 3 MLPs between Resid Start and Resid End, joined "
     "by 262 edges. Right, the circuit found in it: 3 heads and the 3 MLPs, joined by 15 edges, keep 98% of the task."
 )
 """What they show, in words."""

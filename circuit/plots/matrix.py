@@ -62,8 +62,8 @@ def score_matrix(
     values = everything if kept is None else dense_scores(graph, scores, reduce=reduce, position=position, kept=kept)
     summed = graph.seq_len is not None and position is None
     word = WORDS[reduce] if summed else ("score" if reduce == "signed_sum" else "|score|")
-    rows = [Group(node.name, i, i + 1, node.layer) for i, node in enumerate(graph.destinations)]
-    columns = [Group(node.name, i, i + 1, node.layer) for i, node in enumerate(graph.sources)]
+    rows = [Group(graph.label(node), i, i + 1, node.layer) for i, node in enumerate(graph.destinations)]
+    columns = [Group(graph.label(node), i, i + 1, node.layer) for i, node in enumerate(graph.sources)]
     figure = heat_figure(
         values,
         [column.name for column in columns],

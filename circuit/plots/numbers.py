@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from circuit.common.errors import OptionError
-from circuit.edges.graph import EdgeGraph
+from circuit.edges.graph import RESID_END, RESID_START, EdgeGraph
 
 Reduce = Literal["abs_sum", "signed_sum", "abs_max"]
 """How scores become one number: the sum of absolute scores, the sum of scores, or the largest absolute score."""
@@ -46,7 +46,7 @@ class Group:
 
 def source_groups(graph: EdgeGraph) -> list[Group]:
     """The columns of the overview: the embedding, and each layer's heads and MLP."""
-    groups = [Group("Resid Start", 0, 1, -1)]
+    groups = [Group(RESID_START, 0, 1, -1)]
     for layer in range(graph.n_layers):
         first, mlp = graph.first_head(layer), graph.first_head(layer) + graph.n_heads
         groups += [Group(f"A{layer}", first, mlp, layer), Group(f"MLP {layer}", mlp, mlp + 1, layer)]
@@ -59,7 +59,7 @@ def destination_groups(graph: EdgeGraph, *, split_inputs: bool = False) -> list[
     for block in graph.blocks:
         start, stop = block.first_destination, block.first_destination + block.n_rows
         if block.kind == "Final":
-            groups.append(Group("Resid End", start, stop, block.layer))
+            groups.append(Group(RESID_END, start, stop, block.layer))
         elif block.kind == "MLP":
             groups.append(Group(f"MLP {block.layer}", start, stop, block.layer))
         elif split_inputs:

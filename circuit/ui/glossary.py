@@ -87,8 +87,8 @@ _TERMS = (
         "node",
         "Node",
         "model",
-        "A part of the model that reads from or writes to the residual stream: the embedding, an attention head, an "
-        "MLP, or the end of the stream.",
+        "A part of the model that reads from or writes to the residual stream: Resid Start (the embedding), an "
+        "attention head, an MLP, or Resid End (the end of the stream).",
         source=CONMY,
         also=("head", "mlp", "edge"),
     ),
@@ -105,7 +105,7 @@ _TERMS = (
         "source",
         "Source",
         "model",
-        "The writing end of an edge: the embedding (`Resid Start`), the output of a head (`A3.7`: layer 3, head 7) or "
+        "The writing end of an edge: `Resid Start` (the embedding), the output of a head (`A3.7`: layer 3, head 7) or "
         "of an MLP (`MLP 3`). Layers and heads are counted from 0.",
         also=("destination", "edge"),
     ),
@@ -113,8 +113,9 @@ _TERMS = (
         "destination",
         "Destination",
         "model",
-        "The reading end of an edge: the query, key or value input of a head (`A3.7.Q`, `.K`, `.V`), the input of an "
-        "MLP (`MLP 3`), or the final residual (`Resid End`), from which the next token is read.",
+        "The reading end of an edge: the query, key or value input of a head (`A3.7.Q`, `.K`, `.V`), the key or value "
+        "input of a key-value head that several heads share (`A3.kv1.K`, `A3.kv1.V`), the input of an MLP (`MLP 3`), "
+        "or `Resid End` (the final residual), from which the next token is read.",
         also=("source", "query-key-value"),
     ),
     Term(
@@ -429,7 +430,7 @@ _TERMS = (
         "dead-end",
         "Dead end",
         "circuits",
-        "A kept edge that lies on no path from the embedding to the final residual within the circuit. Under resample "
+        "A kept edge that lies on no path from Resid Start to Resid End within the circuit. Under resample "
         "ablation it carries the same as if it were ablated, or nothing reads it, so leaving it out changes nothing. "
         "Under zero and mean ablation a part that reads ablated values only still writes something, and leaving its "
         "edges out can change what the circuit does.",

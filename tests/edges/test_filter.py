@@ -86,6 +86,5 @@ def test_a_filter_says_what_it_does_and_nothing_where_it_does_nothing() -> None:
     assert describe_filter(EdgeFilter(source_layers=(-1, 2), destination_layers=(0, 3)), GRAPH) == ""
     chosen = EdgeFilter(("Q",), (-1, 1), (3, 3), "A1", "", "negative", 0.25, 2)
     assert describe_filter(chosen, GRAPH) == (
-        "into Q, from the embedding to layer 1, to the final residual, sources A1, score < 0, |score| ≥ 0.25, "
-        "position 2"
+        "into Q, from Resid Start to layer 1, to Resid End, sources A1, score < 0, |score| ≥ 0.25, position 2"
     )

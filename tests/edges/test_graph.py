@@ -124,3 +124,20 @@ def test_every_destination_says_which_input_it_is() -> None:
         "MLP 1": "MLP",
         "Resid End": "Final",
     }
+
+
+def test_keys_and_values_of_a_group_are_not_called_by_the_name_of_a_head() -> None:
+    """In SmolLM2's layer 23, `A23.1` is query head 1, and the values of key-value head 1 are those of heads 3 to 5."""
+    graph = EdgeGraph(30, 9, 3)
+    labels = {node.name: graph.label(node) for node in graph.destinations}
+    assert (labels["A23.1.Q"], labels["A23.1.K"], labels["A23.1.V"]) == ("A23.1.Q", "A23.kv1.K", "A23.kv1.V")
+    assert labels["MLP 3"] == "MLP 3"
+    assert [graph.label(node) for node in graph.sources] == [node.name for node in graph.sources]
+    (edge,) = np.flatnonzero(graph.edge_destination == list(labels).index("A23.1.V"))[:1]
+    assert (graph.edge_label(edge), graph.edge_name(edge)) == ("Resid Start → A23.kv1.V", "Resid Start->A23.1.V")
+
+
+def test_where_every_head_has_its_own_keys_and_values_they_are_called_after_it() -> None:
+    plain, apart = EdgeGraph(2, 2, 2), EdgeGraph(2, 2, 2, seq_len=3)
+    assert all(plain.label(node) == node.name for node in plain.destinations)
+    assert "A1.kv1.V" in {apart.label(node) for node in apart.destinations}  # its value is used at later positions too

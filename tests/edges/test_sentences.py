@@ -18,8 +18,9 @@ PLAIN = EdgeGraph(3, 4, 4, seq_len=2)
         (GROUPED, "A1.5->A2.1.Q", "head 5 of layer 1 writes into the query input of head 1 in layer 2"),
         (GROUPED, "MLP 0->A2.1.K", "the MLP of layer 0 writes into the key input of key-value head 1 (heads 3 to 5) in "
          "layer 2"),
-        (GROUPED, "Resid Start->MLP 1", "the embedding writes into the input of the MLP of layer 1"),
-        (GROUPED, "A0.0->Resid End", "head 0 of layer 0 writes into the final residual, which the unembedding reads"),
+        (GROUPED, "Resid Start->MLP 1", "Resid Start, the embedding, writes into the input of the MLP of layer 1"),
+        (GROUPED, "A0.0->Resid End", "head 0 of layer 0 writes into Resid End, the final residual, which the "
+         "unembedding reads"),
         (PLAIN, "A0.3->A2.1.V @1", "head 3 of layer 0 writes into the value input of head 1 in layer 2 at position 1"),
     ],
 )  # fmt: skip

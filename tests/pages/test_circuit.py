@@ -268,9 +268,7 @@ def test_a_node_shows_its_strongest_edges_and_a_head_its_attention(stored: Run) 
     total = np.abs(stored.scores[into]).sum()
     assert f"**In**: {len(into)} edges, sum of |score| {total:.3g}" in visitor.words()
     strongest = out_of[np.abs(stored.scores[out_of]).argmax()]
-    assert (
-        f"{stored.graph.edge_name(strongest).replace('->', ' → ')}: {stored.scores[strongest]:+.3g}" in visitor.words()
-    )
+    assert f"{stored.graph.edge_label(strongest)}: {stored.scores[strongest]:+.3g}" in visitor.words()
     visitor.choose(attention=True)
     visitor.wait(lambda: visitor.at.get("plotly_chart"))
     pair = read_attention(AttentionRequest(stored.config, 0, 1, 2))

@@ -35,12 +35,12 @@ def test_clicking_a_cell_shows_its_edges_and_clicking_one_explains_it(stored: Ru
     edge = number_of(stored, "A0.1->A2.0.V")
     visitor.at.session_state[f"block-{stored.id}-A2.V-A0"] = {"selection": {"points": [{"customdata": [edge]}]}}
     visitor.run()
-    assert "**A0.1 → A2.0.V** · number" in visitor.words()
+    assert "**A0.1 → A2.kv0.V** · number" in visitor.words()
     assert "Head 1 of layer 0 writes into the value input of key-value head 0 (heads 0 to 1)" in visitor.words()
     assert f"the loss by about {abs(stored.scores[edge]):.3g}, as its score estimates" in visitor.words()
     assert visitor.query()["edge"] == str(edge)
     again = Visitor(SCORES, **visitor.query())  # a reload, or a link
-    assert "**A0.1 → A2.0.V** · number" in again.words()
+    assert "**A0.1 → A2.kv0.V** · number" in again.words()
     assert "**A0 → A2.V**" in again.words()
 
 
@@ -122,3 +122,35 @@ def test_a_block_looked_at_in_one_model_does_not_break_a_smaller_one(stored: Run
         shown = visitor.result()
         assert shown is not None
         assert shown.id == other.id
+
+
+def test_a_link_from_before_the_ends_of_the_stream_had_one_name_shows_what_it_showed(stored: Run) -> None:
+    new = Visitor(SCORES, run=stored.id)
+    new.choose(inputs=["Final"], from_layers=(-1, 1), to_layers=(2, 3))
+    table = new.at.dataframe[0].value
+    assert set(table["destination"]) == {"Resid End"}
+    assert set(table["input"]) == {"Resid End"}
+    old = Visitor()
+    old.at.query_params.update({"run": stored.id, "inputs": "Logits", "from_layers": ["embed", "1"]})
+    old.at.query_params["to_layers"] = ["2", "logits"]
+    old.go(SCORES)
+    assert old.at.dataframe[0].value.equals(table)
+    assert "from Resid Start to layer 1" in old.words()
+
+
+def test_grouped_keys_and_values_have_one_name_in_table_panel_and_picture(stored: Run) -> None:
+    graph = stored.graph
+    kept = top_edges(stored.scores, 150)
+    values = next(int(e) for e in kept if graph.destinations[graph.edge_destination[e]].name == "A2.1.V")
+    label = f"{graph.sources[graph.edge_source[values]].name} → A2.kv1.V"
+    place = int(stored.ranks[values]) - 1
+    visitor = Visitor(SCORES, run=stored.id, edge=str(values), rows="300")
+    assert visitor.at.dataframe[0].value["destination"].iloc[place] == "A2.kv1.V"
+    assert f"**{label}** · number {place + 1} " in visitor.words()
+    head = graph.heads_of(1)[0]
+    panel = Visitor(CIRCUIT, run=stored.id, edges="150", look=f"node:A2.{head}")
+    assert 'data-node="A2.kv1"' in panel.picture()
+    assert "→ A2.kv1." in panel.words()
+    assert "→ A2.1.K" not in panel.words()
+    assert "→ A2.1.V" not in panel.words()
+    assert panel.at.dataframe[0].value["destination"].isin(["A2.kv1.K", "A2.kv1.V"]).any()

@@ -104,7 +104,7 @@ def test_the_key_explains_what_occurs_and_nothing_else() -> None:
         "key",
         "value",
         "used by",
-        "into MLP or final residual",
+        "into MLP or Resid End",
         "keys and values of a group",
     } <= everything
     graph = EdgeGraph(2, 2, 2)
@@ -113,7 +113,7 @@ def test_the_key_explains_what_occurs_and_nothing_else() -> None:
     scores[names.index("Resid Start->A1.0.Q")] = -0.5
     drawn = circuit_graph(graph, top_edges(scores, 1), scores)
     root = ElementTree.fromstring(graph_svg(drawn, circuit_layout(drawn), caption=CAPTION))
-    assert key_words(root) == {"head", "embedding", "query", "score < 0: estimated that ablating it helps"}
+    assert key_words(root) == {"head", "Resid Start", "query", "score < 0: estimated that ablating it helps"}
     (title,) = (group.findtext(f"{SVG}title") for group in edge_groups(root))
     assert title is not None
     assert title.startswith("Resid Start → query input of A1.0: score -0.5, number 1 of 46 by |score|. Ablating this")

@@ -64,7 +64,7 @@ def test_a_click_on_a_block_means_the_edge_whose_score_is_shown(graph: EdgeGraph
             edge = picked_edge([point(figure, column, row)])
             assert edge is not None
             at = "" if position is None else f" @{position}"
-            assert graph.edge_name(edge) == f"{column}->{row}{at}"
+            assert graph.edge_label(edge) == f"{column} → {row}{at}"
             assert heat.z[i][j] == scores[edge]
 
 

@@ -2,6 +2,7 @@
 
     numbered    a whole number from the address, if it is one in range
     chosen      a word where the address names none of some choices
+    renamed     what links of before say in other words
     left_out    take out what means nothing here, with a word
     put         write a value to the address, or take it out
     keep_puts   call where a fragment runs the page again: what was just put is not taken back
@@ -19,7 +20,7 @@ entries of their own, and "back" would need to be pressed twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import streamlit as st
@@ -50,6 +51,21 @@ def chosen(name: str, choices: Collection[str]) -> None:
     text = st.query_params.get(name)
     if text is not None and text not in choices:
         _say(f"The address asks for {name}={text[:40]!r}; there are {', '.join(map(str, choices))}: left out.")
+
+
+def renamed(name: str, before: Mapping[str, str], choices: Mapping[str, Any]) -> list[Any] | None:
+    """What a bound widget's parameter says in the words of links of before; None where it has none of these.
+
+    Args:
+        name: The parameter's name, which is the widget's key.
+        before: For each word of before, the one of now.
+        choices: For each word of now, what it stands for.
+    """
+    words = st.query_params.get_all(name)
+    if name in st.session_state or not any(word in before for word in words):
+        return None
+    now = [before.get(word, word) for word in words]
+    return [choices[word] for word in now] if all(word in choices for word in now) else None
 
 
 def left_out(name: str) -> None:

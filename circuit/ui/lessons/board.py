@@ -16,6 +16,7 @@ import networkx as nx
 import numpy as np
 import streamlit as st
 
+from circuit.edges.graph import RESID_END
 from circuit.edges.subgraph import circuit_graph
 from circuit.jobs.lessons import lesson_graph
 from circuit.plots.graph_svg import Line, graph_svg
@@ -43,7 +44,7 @@ def _layout(height: int) -> Layout:
 def names() -> list[str]:
     """All nodes, in the order in which they compute."""
     graph = lesson_graph()
-    return [node.name for node in graph.sources] + ["Resid End"]
+    return [node.name for node in graph.sources] + [RESID_END]
 
 
 class NodeEdges(NamedTuple):

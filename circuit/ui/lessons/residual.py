@@ -53,8 +53,8 @@ def _text() -> None:
     )
     st.latex(r"x_d \;=\; b_d \,+\!\!\sum_{s \text{ before } d}\!\! c_s")
     st.markdown(
-        "Each term is an **edge** $s \\to d$. Sources are the embedding, each head and each MLP; destinations are each "
-        "head's query, key and value, each MLP, and the final residual "
+        "Each term is an **edge** $s \\to d$. Sources are the embedding (Resid Start), each head and each MLP; "
+        "destinations are each head's query, key and value, each MLP, and the final residual (Resid End) "
         "([Elhage et al. 2021](https://transformer-circuits.pub/2021/framework))."
     )
 
@@ -100,7 +100,7 @@ def _count() -> None:
         )
         st.latex(
             r"\sum_{\ell=0}^{n-1}\Big[\underbrace{3h\,\big(1+\ell(h+1)\big)}_{\text{Q, K, V}}"
-            r"+\underbrace{1+\ell(h+1)+h}_{\text{MLP}}\Big]+\underbrace{1+n(h+1)}_{\text{final residual}}"
+            r"+\underbrace{1+\ell(h+1)+h}_{\text{MLP}}\Big]+\underbrace{1+n(h+1)}_{\text{Resid End}}"
         )
         layers, heads, total = st.columns(3, vertical_alignment="bottom")
         n = layers.number_input(

@@ -36,7 +36,7 @@ def panel(run: Run, drawn: nx.MultiDiGraph, *, wait: bool) -> None:
     going_on = st.toggle(
         "Check them",
         True,
-        help="Ablates the drawn edges one at a time, those out of the embedding and the strongest first, and marks "
+        help="Ablates the drawn edges one at a time, those out of Resid Start and the strongest first, and marks "
         f"where the opposite of the estimate happens ({OPPOSITE}). Switch it off to stop.",
         **kept("check_edges"),
     )

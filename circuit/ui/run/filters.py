@@ -10,12 +10,14 @@ from streamlit.delta_generator import DeltaGenerator
 
 from circuit.common.errors import OptionError
 from circuit.edges.filter import EdgeFilter, describe_filter
-from circuit.edges.graph import EdgeGraph
+from circuit.edges.graph import INPUT_LABELS, RESID_END, RESID_START, BlockKind, EdgeGraph
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, keys, markdown
+from circuit.ui.frame import address, explain, keys, markdown
 from circuit.ui.frame.widgets import in_address
 
-_INPUTS = ("Q", "K", "V", "MLP", "Final")
+_INPUTS: tuple[BlockKind, ...] = ("Q", "K", "V", "MLP", "Final")
+_ONCE_CALLED = {"Logits": RESID_END, "logits": RESID_END, "embed": RESID_START}
+"""What links of before call the ends of the residual stream."""
 _SIGNS = {"any": "Any sign", "positive": "Positive", "negative": "Negative"}
 
 
@@ -37,13 +39,17 @@ def edge_filter(run: Run, position: int | None) -> tuple[np.ndarray | None, str]
 
 def _choose(graph: EdgeGraph, position: int | None) -> EdgeFilter:
     """The widgets."""
+    into: dict[str, BlockKind] = {label: kind for kind, label in INPUT_LABELS.items()}
+    if (old := address.renamed(keys.INPUTS, _ONCE_CALLED, into)) is not None:
+        st.session_state[keys.INPUTS] = old
     first, second = st.columns([1.35, 1.35, 1]), st.columns(4)
     inputs = first[0].segmented_control(
         "Edges into",
         _INPUTS,
         selection_mode="multi",
-        format_func=lambda kind: "Logits" if kind == "Final" else kind,
-        help="What the edges are read by: queries, keys or values of heads, MLPs, or the logits. None chosen: all.",
+        format_func=INPUT_LABELS.__getitem__,
+        help="What the edges are read by: queries, keys or values of heads, MLPs, or the final residual, Resid End. "
+        "None chosen: all.",
         **in_address(keys.INPUTS),
     )
     sign = first[1].segmented_control(
@@ -67,9 +73,12 @@ def _choose(graph: EdgeGraph, position: int | None) -> EdgeFilter:
     )
     names = "Separate names by commas. `A3.7`; `A3` for all heads of layer 3; `A*.7` with a star for anything."
     source = second[0].text_input("Source", placeholder="A3.7, MLP 2", help=names, **in_address(keys.FROM))
-    destination = second[1].text_input("Destination", placeholder="A5.1.Q, MLP 4", help=names, **in_address(keys.TO))
-    writes = _layers(second[2], "Source", keys.FROM_LAYERS, range(-1, graph.n_layers), {-1: "embed"})
-    reads = _layers(second[3], "Destination", keys.TO_LAYERS, range(graph.n_layers + 1), {graph.n_layers: "logits"})
+    groups = " `A5.kv1` is key-value head 1 of layer 5." if graph.has_kv_nodes else ""
+    destination = second[1].text_input(
+        "Destination", placeholder="A5.1.Q, MLP 4", help=names + groups, **in_address(keys.TO)
+    )
+    writes = _layers(second[2], "Source", keys.FROM_LAYERS, range(-1, graph.n_layers), {-1: RESID_START})
+    reads = _layers(second[3], "Destination", keys.TO_LAYERS, range(graph.n_layers + 1), {graph.n_layers: RESID_END})
     return EdgeFilter(
         tuple(inputs or ()), writes, reads, source or "", destination or "", sign or "any", least or 0.0, position
     )
@@ -77,6 +86,9 @@ def _choose(graph: EdgeGraph, position: int | None) -> EdgeFilter:
 
 def _layers(at: DeltaGenerator, what: str, key: str, layers: range, names: dict[int, str]) -> tuple[int, int]:
     """From which layer to which one end of an edge may lie."""
+    by_name = {names.get(n, str(n)): n for n in layers}
+    if (old := address.renamed(key, _ONCE_CALLED, by_name)) is not None and len(old) == 2:
+        st.session_state[key] = tuple(old)
     low, high = at.select_slider(
         f"{what} layers",
         list(layers),
