@@ -18,7 +18,7 @@ from circuit.runs import export
 from circuit.runs.run import Run
 from circuit.ui.frame import address, explain, markdown, navigation, page, session, share
 from circuit.ui.frame.page import ALL_ZERO
-from circuit.ui.run import checks, faithfulness, graph_view, stability
+from circuit.ui.run import advice, checks, faithfulness, graph_view, stability
 from circuit.ui.run.choice import Choice, choose, reference
 from circuit.ui.run.details import edge_details, follow_effects, node_details
 
@@ -219,6 +219,7 @@ with beside:
     setting = faithfulness.ask(run, choice)
     faithfulness.panel(run, choice, setting)
     faithfulness.keeping(run, setting)
+    advice.panel(run, choice, setting)
 if drawn is not None:
     with checked_at:
         checks.panel(run, drawn, wait=faithfulness.measuring(run, setting))

@@ -13,7 +13,7 @@ import pytest
 
 from circuit.edges.agreement import OPPOSITE, contradictions
 from circuit.edges.choose import choose_edges
-from circuit.edges.method import AblationType
+from circuit.edges.method import DEFAULT_METHOD, AblationType
 from circuit.edges.ranking import edges_for_share, top_edges
 from circuit.edges.subgraph import connecting_size, live_edges, node_edges
 from circuit.jobs.attribute import attribute
@@ -26,7 +26,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
-from tests.visitor import CIRCUIT, SCORES, Visitor
+from tests.visitor import ATTRIBUTE, CIRCUIT, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -211,6 +211,27 @@ def test_checking_stops_where_it_is_switched_off(stored: Run, library: RunLibrar
     visitor.run()
     assert library.effects(other.id) == {}
     assert "each ablated alone" not in visitor.words()
+
+
+def test_where_little_is_kept_what_would_help_is_a_click_away(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="5")
+    visitor.wait(visitor.metrics)
+    assert int(visitor.metrics()["Faithfulness"].rstrip("%")) < 80
+    visitor.click("Take connected edges that help")
+    visitor.wait(visitor.metrics)
+    assert visitor.at.selectbox("by").value == "score, signed"
+    assert visitor.at.selectbox("edges_are").value == "connected"
+    assert "Take connected edges that help" not in [button.label for button in visitor.at.button]
+    visitor.click("Score by integrated gradients")
+    visitor.go(ATTRIBUTE)
+    assert visitor.at.selectbox("kind").value == DEFAULT_METHOD.kind.title
+    assert visitor.finish().config == replace(halved.config, method=DEFAULT_METHOD)
+
+
+def test_where_the_task_is_done_nothing_is_advised(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="262")
+    visitor.wait(visitor.metrics)
+    assert "What would help" not in visitor.words()
 
 
 def test_the_circuits_size_stands_in_its_address(stored: Run) -> None:
