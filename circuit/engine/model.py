@@ -33,7 +33,7 @@ from circuit.engine.joint import JointProjections
 from circuit.engine.matmul import linear_layers, quick_linears
 from circuit.engine.parts import Parts, check_readable
 from circuit.engine.rotary import RotaryFrequencies, context_length
-from circuit.engine.running import attention_by, evaluation_mode, in_use, one_pass
+from circuit.engine.running import attention_by, evaluation_mode, in_use, one_pass, own_precision
 from circuit.engine.supported import check_supported, count_parameters
 
 _SHORT = 64
@@ -208,7 +208,7 @@ class PatchableModel:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep the model to this thread while it runs, in evaluation mode; other threads wait.
+        """Keep the model to this thread while it runs, in evaluation mode and its own precision; other threads wait.
 
         What was put on its parts since, or in their places, is looked for once, on entering first.
 
@@ -223,7 +223,7 @@ class PatchableModel:
             self._joints.follow()
             try:
                 use.running = True
-                with evaluation_mode(self._parts.modules):
+                with evaluation_mode(self._parts.modules), own_precision(self.device):
                     yield
             finally:
                 use.running = False

@@ -2,6 +2,7 @@
 
 in_use            the model to this thread alone; others wait
 one_pass          a pass of it, in which no other may begin
+own_precision     no autocast: what runs has the precision that the model was loaded in
 evaluation_mode   no dropout; every module's own mode comes back
 attention_by      another implementation of attention
 """
@@ -9,11 +10,13 @@ attention_by      another implementation of attention
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import torch
 
 from circuit.common.errors import ModelError
 
@@ -55,6 +58,16 @@ def one_pass(model: Any) -> Iterator[None]:
             yield
         finally:
             use.passing = False
+
+
+@contextmanager
+def own_precision(device: torch.device) -> Iterator[None]:
+    """Let a run have the model's own precision, whatever `torch.autocast` is around it."""
+    with ExitStack() as off:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                off.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

@@ -386,3 +386,16 @@ def test_a_model_made_in_inference_mode_has_no_scores_and_a_sentence() -> None:
         model.logits(TOKENS, LAST)
     with pytest.raises(ModelError, match=r"torch\.inference_mode\(\)"):
         scores(model)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_autocast_around_a_run_changes_nothing(kind: str) -> None:
+    """A run has the model's own precision: half of a pass in bfloat16 would be off by its rounding without a word."""
+    model = shared_model(kind)
+    expected = results(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results(model)
+        assert torch.is_autocast_enabled("cpu")
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype, name
+        torch.testing.assert_close(found[name], values, msg=name)
