@@ -28,6 +28,8 @@ class Reading(NamedTuple):
     """Whether the prompt calls for a leading space, with which the answer would be another token."""
     needs_space: bool = False
     """Whether the answer is one token only with a leading space."""
+    space_apart: bool = False
+    """Whether its leading space is a token of its own, as before digits in many tokenizers."""
     unknown: bool = False
     """Whether the tokenizer does not know a word of it."""
 
@@ -54,7 +56,14 @@ def _read(prompt: str, tokens: Sequence[int], text: str, words: PromptTokenizer)
 
     ids = cut(text)
     bare = None
-    if len(ids) != 1 and text.startswith(" ") and not words.spaces_texts and len(short := cut(text[1:])) == 1:
+    apart = text.startswith(" ") and len(ids) == 2 and words.piece(ids[0]) == " "
+    if (
+        not apart
+        and len(ids) != 1
+        and text.startswith(" ")
+        and not words.spaces_texts
+        and len(short := cut(text[1:])) == 1
+    ):
         ids, bare = short, text[1:]
     lacks = needs = False
     if text and not text.startswith(" "):
@@ -63,7 +72,7 @@ def _read(prompt: str, tokens: Sequence[int], text: str, words: PromptTokenizer)
         needs = len(ids) > 1 and len(spaced) == 1
     unknown = words.unknown
     strange = unknown is not None and unknown in ids and words.raw(unknown) not in text
-    return Reading(ids, bare, lacks, needs, strange)
+    return Reading(ids, bare, lacks, needs, apart, strange)
 
 
 def _calls_for_space(prompt: str, answer: str) -> bool:

@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "context": Kind("broken", "Longer than the model's context"),
     "unanswered": Kind("broken", "No right answer"),
     "split": Kind("broken", "Answer of several tokens", "Add the leading space"),
+    "apart": Kind("broken", "Space before an answer is a token of its own", "End the prompts with it"),
     "blank": Kind("broken", "Empty answer", "Remove it"),
     "unknown": Kind("broken", "Words that the tokenizer does not know"),
     "beyond": Kind("broken", "Tokens that the model has no row for"),
@@ -183,9 +184,17 @@ def _prompts(
         yield Finding("bos", words, bare if bare != pair else None)
     if any(not tokenizer.piece(ids[-1]).strip(" ") for ids in (clean, corrupt)):
         bare = replace(pair, clean=pair.clean.rstrip(" "), corrupt=pair.corrupt.rstrip(" "))
-        if bare != pair:  # it is the text that ends with a space
+        if bare != pair and not _keeps_its_tokens(pair, clean[n_bos:], tokenizer):  # and it is the text that ends so
             words = "A prompt ends with a space, which this model's tokenizer would make part of the next word."
             yield Finding("trailing", words, bare)
+
+
+def _keeps_its_tokens(pair: PromptPair, clean: list[int], tokenizer: PromptTokenizer) -> bool:
+    """Whether the clean prompt has the same tokens with any of the answers after it, as a space before digits has."""
+    answers = (*pair.answers, *pair.wrong_answers)
+    return bool(answers) and all(
+        not text.startswith(" ") and tokenizer.encode(pair.clean + text)[: len(clean)] == clean for text in answers
+    )
 
 
 def _unknown_words(
@@ -253,9 +262,20 @@ def _not_one_token(
     needing = {text for _, text, reading in odd if reading.needs_space}
     without_blank = _each_answer(pair, lambda text: None if text in blank else text) if blank else None
     spaced = _each_answer(pair, lambda text: f" {text}" if text in needing else text) if needing else None
+    moved = None
+    if all(reading.space_apart for reading in (*right, *wrong)):
+        bare = _each_answer(pair, lambda text: text[1:])
+        moved = replace(bare, clean=pair.clean.rstrip(" ") + " ", corrupt=pair.corrupt.rstrip(" ") + " ")
     for side, text, reading in odd:
         if text in blank:
             yield Finding("blank", f"A {side} answer is empty.", without_blank)
+            continue
+        if reading.space_apart:
+            words = (
+                f"The {side} answer '{visible(text)}' is two tokens for this model: the space is one of its own. End "
+                f"both prompts with the space, and enter '{visible(text[1:])}'."
+            )
+            yield Finding("apart", words, moved)
             continue
         pieces = " | ".join(visible(tokenizer.piece(token)) for token in reading.tokens)
         words = f"The {side} answer '{visible(text)}' is {len(reading.tokens)} tokens for this model ({pieces})."

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from circuit.jobs.check import CheckRequest, check_prompts
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.answers import read_answers
-from circuit.prompts.encode import encode
+from circuit.prompts.encode import encode, mended
 from circuit.prompts.pairs import PromptPair, PromptSet
 from tests.small_models import random_hf_model
 from tests.small_tokenizers import byte_level_tokenizer, llama_tokenizer, save_tokenizer
@@ -120,3 +120,28 @@ def test_readings_are_kept_for_prompts_that_end_alike() -> None:
         assert read_answers(prompt, words.encode(prompt), [" a", ")"], words)[0].tokens == (words.encode("a")[0],)
     kept = [value for key, value in words.memory.items() if isinstance(key, tuple) and key[0] == "answers"]
     assert [list(readings) for readings in kept] == [[" a", ")"]] * len(kept)
+
+
+def test_a_digit_after_a_space_of_its_own_is_not_read_as_the_digit_without_it() -> None:
+    """In SmolLM2, Qwen and Llama 3 the digits stand alone: after '3 + 4 =' comes a space, and then '7'."""
+    words = PromptTokenizer(byte_level_tokenizer("Llama 3"), None, None)
+    pair = PromptPair("3 + 4 =", "3 + 1 =", (" 7",), (" 4",))
+    assert [words.piece(token) for token in words.encode(" 7")] == [" ", "7"]
+    encoded = encode(PromptSet("sums", (pair,)), words, prepend_bos=False)
+    assert (encoded.adapted, encoded.usable) == ({}, [])
+    assert encoded.problems[0][0] == (
+        "The right answer '·7' is two tokens for this model: the space is one of its own. End both prompts with the "
+        "space, and enter '7'."
+    )
+    better = mended(PromptSet("sums", (pair,)), encoded.findings, "apart")
+    assert better.pairs == (PromptPair("3 + 4 = ", "3 + 1 = ", ("7",), ("4",)),)
+    again = encode(better, words, prepend_bos=False)
+    assert again.findings == [[]]
+    assert [words.piece(token) for token in (again.clean[0][-1], *again.answers[0])] == [" ", "7"]
+
+
+def test_a_pair_with_other_answers_too_is_not_mended_by_half() -> None:
+    words = PromptTokenizer(byte_level_tokenizer("Llama 3"), None, None)
+    pair = PromptPair("3 + 4 =", "3 + 1 =", (" 7",), ("x",))
+    (found,) = encode(PromptSet("sums", (pair,)), words, prepend_bos=False).findings
+    assert [finding.mended for finding in found if finding.kind == "apart"] == [None]

@@ -28,6 +28,10 @@ EXAMPLES: dict[str, tuple[PromptPair, PromptPair | None]] = {
         PromptPair(" the cat", " the dog", ("Mary",), ("John",)),
         PromptPair(" the cat", " the dog", (" Mary",), (" John",)),
     ),
+    "apart": (
+        PromptPair(" the cat", " the dog", (" 7",), (" 4",)),
+        PromptPair(" the cat ", " the dog ", ("7",), ("4",)),
+    ),
     "blank": (
         PromptPair(" the cat", " the dog", ("", " sat"), ("", " is")),
         PromptPair(" the cat", " the dog", (" sat",), (" is",)),
