@@ -11,9 +11,10 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from circuit.common.text import one_line
 from circuit.edges.graph import EdgeGraph
 from circuit.jobs.sweep import Row, Table
-from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.prompts.pairs import LONGEST_NAME, PromptPair, PromptSet
 from circuit.runs.config import RunConfig
 from circuit.runs.library import RunLibrary
 from circuit.runs.links import settings_text
@@ -22,7 +23,9 @@ from circuit.ui.frame import keys
 from tests.graphs import random_scores
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -46,6 +49,8 @@ TRICKS = (
     "a -> b",
 )
 ALL = " ".join(TRICKS)
+NAME = one_line(ALL, LONGEST_NAME)
+"""As much of it as a name may hold."""
 PAGES = ("", "Prompts", "Attribute", "Scores", "Circuit", "Runs", "Compare", "Sweep", "Learn", "Glossary")
 SHOWING = ("Attribute", "Scores", "Circuit", "Runs", "Compare", "Sweep")
 VIEWS = {
@@ -77,7 +82,7 @@ def hostile_run(apart: bool) -> Run:
         for number, trick in enumerate(TRICKS)
     )
     prompts = PromptSet(ALL, pairs)
-    config = RunConfig(ALL, prompts, keep_positions=apart, device=ALL)
+    config = RunConfig(NAME, prompts, keep_positions=apart, device=NAME)
     provenance: dict[str, Any] = {
         "model": ALL, "dtype": TRICKS[3], "device": ALL, "date": "2026-01-01T00:00:00+00:00", "seconds": 1.0,
         "notes": list(TRICKS), "tokens": list(TRICKS[:5]), "versions": dict.fromkeys(TRICKS, ALL), ALL: ALL,
@@ -95,7 +100,7 @@ def hostile(folders: None) -> dict[str, str]:
     for run in runs:
         library.save(run)
         for number, trick in enumerate(TRICKS):
-            other = replace(run, id=f"{number:032x}")
+            other = replace(run, id=f"{number:032x}", config=replace(run.config, model=trick, device=trick))
             library.save(other)
             library.label(other.id, trick, ALL)
         library.label(run.id, ALL[:100], ALL)
@@ -114,12 +119,19 @@ def shown(page: Page) -> bool:
     return "stolen" in page.get_by_test_id("stApp").inner_text()
 
 
-def look(browser: Browser, app: str, page_name: str, query: dict[str, str]) -> list[str]:
+@pytest.fixture(scope="module")
+def visitor(app: str, chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser that knows the app's scripts from the pages before."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    yield context
+    context.close()
+
+
+def look(visitor: BrowserContext, app: str, page_name: str, query: dict[str, str]) -> list[str]:
     """What is wrong with a page at this address."""
     from tests.browser.pages import settle
 
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    page: Page = context.new_page()
+    page = visitor.new_page()
     page.set_default_timeout(60_000)
     wrong: list[str] = []
     host = urlsplit(app).netloc
@@ -138,23 +150,23 @@ def look(browser: Browser, app: str, page_name: str, query: dict[str, str]) -> l
         if page_name in SHOWING and "run" in query and query["run"] != ALL and not shown(page):
             wrong.append("shows nothing of the run")
     finally:
-        context.close()
+        page.close()
     return [f"{page_name} {json.dumps(query)[:60]}: {each}" for each in wrong]
 
 
 @pytest.mark.parametrize("page_name", PAGES)
 def test_no_page_makes_anything_of_what_others_typed(
-    hostile: dict[str, str], app: str, chromium: Browser, page_name: str
+    hostile: dict[str, str], app: str, visitor: BrowserContext, page_name: str
 ) -> None:
     known = {name: hostile[name] for name in ("run", "runs", "table")}
     asks = [hostile, {**hostile, "run": hostile["apart"]}, dict.fromkeys(hostile, ALL)]
     asks += [{**known, **view, "run": hostile[run]} for view in VIEWS.get(page_name, []) for run in ("run", "apart")]
-    wrong = [each for query in asks for each in look(chromium, app, page_name, query)]
+    wrong = [each for query in asks for each in look(visitor, app, page_name, query)]
     assert not wrong, "\n".join(dict.fromkeys(wrong))
 
 
-def test_settings_in_a_link_stay_text(hostile: dict[str, str], app: str, chromium: Browser) -> None:
+def test_settings_in_a_link_stay_text(hostile: dict[str, str], app: str, visitor: BrowserContext) -> None:
     config = hostile_run(apart=False).config
     for settings in (ALL, settings_text(replace(config, model="teaching"))):
         for page_name in ("Prompts", "Attribute", "Sweep"):
-            assert not look(chromium, app, page_name, {"settings": settings})
+            assert not look(visitor, app, page_name, {"settings": settings})
