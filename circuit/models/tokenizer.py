@@ -75,7 +75,7 @@ class PromptTokenizer:
                 "token is supported."
             )
         bos = before[0] if before else tokenizer.bos_token_id
-        return cls(backend, bos, tokenizer.unk_token_id, bool(before), n_ctx, n_rows)
+        return cls(backend, bos, _unknown(tokenizer), bool(before), n_ctx, n_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"memory": {}}
@@ -145,6 +145,14 @@ class PromptTokenizer:
 def adds_bos(tokenizer: Any) -> bool:
     """Whether a Hugging Face tokenizer starts every text with a BOS token, named or not."""
     return hasattr(tokenizer, "backend_tokenizer") and PromptTokenizer.of(tokenizer).prepend_bos
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """The token for unknown words: that of the tokenizer's own model, also where its configuration names none."""
+    if tokenizer.unk_token_id is not None:
+        return int(tokenizer.unk_token_id)
+    mark = getattr(tokenizer.backend_tokenizer.model, "unk_token", None)
+    return tokenizer.backend_tokenizer.token_to_id(mark) if mark else None
 
 
 def _put_before(backend: Tokenizer) -> list[int]:

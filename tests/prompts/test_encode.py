@@ -200,6 +200,19 @@ def test_words_that_a_tokenizer_does_not_know_are_named() -> None:
     ]
 
 
+def test_words_that_become_a_token_which_the_configuration_does_not_name_are_named() -> None:
+    from tests.small_models import tokenizer
+
+    words = tokenizer()  # its words are numbers; '0' stands for all others, and only the tokenizer's model says so
+    assert words.unk_token_id is None
+    encoded = encode(PromptSet("n", (PromptPair("1 2", "1 cat", ("4",), ("dog",)),)), words, prepend_bos=False)
+    assert [words for words in encoded.problems[0] if "does not know" in words] == [
+        "This model's tokenizer does not know 'cat'.",
+        "This model's tokenizer does not know 'dog'.",
+    ]
+    assert not encode(PromptSet("n", (PromptPair("1 2", "1 0", ("4",), ("0",)),)), words, prepend_bos=False).problems
+
+
 def test_encoding_imports_no_torch_but_datasets_do(spaced_tokenizer: Any) -> None:
     encoded = encode(PromptSet("x", (PromptPair(" cat", " dog", (" sat",)),)), spaced_tokenizer, False)
     assert isinstance(encoded.clean[0], list)
