@@ -84,16 +84,23 @@ class PromptTokenizer:
         """The tokens of a text, without special tokens around it."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_after(self, prompt: str, tokens: Sequence[int], text: str) -> list[int]:
-        """The tokens of a text that goes on from a prompt, whose own tokens are `tokens`.
+    def encode_after(self, prompt: str, tokens: Sequence[int], texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each of some texts that goes on from a prompt, whose own tokens are `tokens`.
 
         They are those that follow the prompt's in the tokens of both together. Where the two together are cut so that
         the prompt's own tokens change ('cat' and 's' may be one word), they are those of the text after something that
         it does not merge with: what the model has to write for the text to be there.
         """
         start, before = self._end_of(prompt, tokens)
-        together = self.encode(start + text)
-        return together[len(before) :] if together[: len(before)] == before else self._encode_amid(text)
+        n = len(before)
+        return [
+            together[n:] if together[:n] == before else self._encode_amid(text)
+            for text, together in zip(texts, self._encode_each([start + text for text in texts]), strict=True)
+        ]
+
+    def _encode_each(self, texts: list[str]) -> list[list[int]]:
+        """As `encode`, of many texts at once."""
+        return [found.ids for found in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
     def spaces_texts(self) -> bool:

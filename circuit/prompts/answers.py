@@ -42,37 +42,44 @@ def read_answers(prompt: str, tokens: Sequence[int], texts: Sequence[str], words
     kept: dict[str, Reading] = memory.setdefault(("answers", prompt[-1:], *tokens[-2:]), {})
     if len(kept) > _MOST:
         kept.clear()
-    readings = []
-    for text in texts:
-        if (reading := kept.get(text)) is None:
-            reading = kept[text] = _read(prompt, tokens, text, words)
-        readings.append(reading)
-    return readings
+    if new := [text for text in dict.fromkeys(texts) if text not in kept]:
+        kept.update(zip(new, _read(prompt, tokens, new, words), strict=True))
+    return [kept[text] for text in texts]
 
 
-def _read(prompt: str, tokens: Sequence[int], text: str, words: PromptTokenizer) -> Reading:
-    def cut(answer: str) -> tuple[int, ...]:
-        return tuple(words.encode_after(prompt, tokens, answer))
+def _read(prompt: str, tokens: Sequence[int], texts: Sequence[str], words: PromptTokenizer) -> list[Reading]:
+    cuts = words.encode_after(prompt, tokens, texts)
+    others = {text: other for text, ids in zip(texts, cuts, strict=True) if (other := _otherwise(text, ids, words))}
+    other_cuts = dict(zip(others, words.encode_after(prompt, tokens, [*others.values()]), strict=True))
+    return [
+        _reading(prompt, text, tuple(ids), tuple(other_cuts.get(text, ())), words)
+        for text, ids in zip(texts, cuts, strict=True)
+    ]
 
-    ids = cut(text)
-    bare = None
-    apart = text.startswith(" ") and len(ids) == 2 and words.piece(ids[0]) == " "
-    if (
-        not apart
-        and len(ids) != 1
-        and text.startswith(" ")
-        and not words.spaces_texts
-        and len(short := cut(text[1:])) == 1
-    ):
-        ids, bare = short, text[1:]
-    lacks = needs = False
-    if text and not text.startswith(" "):
-        spaced = cut(f" {text}")
-        lacks = len(ids) == len(spaced) == 1 and ids != spaced and _calls_for_space(prompt, text)
-        needs = len(ids) > 1 and len(spaced) == 1
+
+def _otherwise(text: str, ids: Sequence[int], words: PromptTokenizer) -> str:
+    """The answer with the leading space that it lacks, or without the one that its tokenizer does not know: whose words
+    are whole ones, and which makes of the space something else. Empty where neither needs to be looked at."""
+    if not text.startswith(" "):
+        return f" {text}" if text else ""
+    lost = len(ids) > 1 and not words.spaces_texts and "".join(map(words.piece, ids)) != text
+    return text[1:] if lost else ""
+
+
+def _is_apart(text: str, ids: Sequence[int], words: PromptTokenizer) -> bool:
+    return text.startswith(" ") and len(ids) == 2 and words.piece(ids[0]) == " "
+
+
+def _reading(prompt: str, text: str, ids: tuple[int, ...], other: tuple[int, ...], words: PromptTokenizer) -> Reading:
+    """`other`: the tokens of `_otherwise`."""
+    spaced = text.startswith(" ")
+    bare = text[1:] if spaced and len(other) == 1 else None
+    lacks = not spaced and len(ids) == len(other) == 1 and ids != other and _calls_for_space(prompt, text)
+    needs = not spaced and len(ids) > 1 and len(other) == 1
+    read = ids if bare is None else other
     unknown = words.unknown
-    strange = unknown is not None and unknown in ids and words.raw(unknown) not in text
-    return Reading(ids, bare, lacks, needs, apart, strange)
+    strange = unknown is not None and unknown in read and words.raw(unknown) not in text
+    return Reading(read, bare, lacks, needs, _is_apart(text, ids, words), strange)
 
 
 def _calls_for_space(prompt: str, answer: str) -> bool:

@@ -111,7 +111,7 @@ def test_where_the_prompt_keeps_its_tokens_the_answer_is_the_rest_of_both(
 ) -> None:
     alone, together = words.encode(prompt), words.encode(prompt + answer)
     if together[: len(alone)] == alone:
-        assert words.encode_after(prompt, alone, answer) == together[len(alone) :]
+        assert words.encode_after(prompt, alone, [answer]) == [together[len(alone) :]]
 
 
 def test_readings_are_kept_for_prompts_that_end_alike() -> None:
@@ -145,3 +145,14 @@ def test_a_pair_with_other_answers_too_is_not_mended_by_half() -> None:
     pair = PromptPair("3 + 4 =", "3 + 1 =", (" 7",), ("x",))
     (found,) = encode(PromptSet("sums", (pair,)), words, prepend_bos=False).findings
     assert [finding.mended for finding in found if finding.kind == "apart"] == [None]
+
+
+def test_a_word_that_is_one_token_only_without_its_space_is_not_read_so_where_the_space_counts() -> None:
+    """After 'the' comes ' cats', which is a token for ' cat' and one for 's'; 'cats' alone would be 'thecats'."""
+    words = PromptTokenizer(byte_level_tokenizer("GPT-2"), None, None)
+    one = next(
+        raw for raw in words.backend.get_vocab() if raw.isalpha() and len(words.encode(f" {raw}")) > 1 < len(raw)
+    )
+    encoded = encode(PromptSet("words", (PromptPair("of the,", "of a,", (f" {one}",)),)), words, prepend_bos=False)
+    assert encoded.adapted == {}
+    assert any(finding.kind in ("split", "apart") for finding in encoded.findings[0])
