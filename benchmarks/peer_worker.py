@@ -139,7 +139,7 @@ def eap_ig(folder: Path, prompts: dict[str, Tensor]) -> Ready:
     On a HookedTransformer with every head's input and output split: hooks add the corrupt activations of all sources
     into one tensor [batch, pos, sources, d_model] and take the clean ones off; backward hooks contract each
     destination's gradient with it. There are three forward passes, for their metric is handed the clean logits too, and
-    the backward pass goes to the weights as well. Not taken over: tokenizing, and the attention mask that these prompts
+    the backward pass goes to the weights as well. Left out: tokenizing, and the attention mask that these prompts
     of one length do not need.
     """
     from einops import einsum

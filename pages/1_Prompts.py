@@ -91,7 +91,7 @@ def show_card(card: ModelCard) -> None:
 
 
 def edit() -> None:
-    """The table. What was typed is taken over at each run of the script, so no page switch loses it."""
+    """The table. What was typed is kept at each run of the script, so that no page switch loses it."""
     version = st.session_state.get(keys.PROMPT_TABLE, 0)
     if f"table-{version}" not in st.session_state or keys.PROMPT_BASE not in st.session_state:
         st.session_state[keys.PROMPT_BASE] = to_table(session.prompts())
@@ -115,7 +115,7 @@ def edit() -> None:
         try:
             check_size(after)
         except PromptError as error:
-            st.error(f"The last edit was not taken over. {markdown.plain(str(error))}")
+            st.error(f"The last edit was not kept. {markdown.plain(str(error))}")
             return
         session.take_edit(after, start_over=wants_numbers(edited))
         st.rerun()  # the sidebar stands above, and has counted already

@@ -149,7 +149,7 @@ def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption:
             lambda: export.scores_csv(run),
             f"{run.id[:8]}.csv",
             "text/csv",
-            "Every edge with its score, a line each.",
+            "Every edge with its score, one line each.",
         ),
         "Python that computes this again": (
             lambda: snippet,

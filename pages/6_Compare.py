@@ -207,7 +207,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
                 job_panel.start(slot, measure, setting.request(run, *curve_sizes(run.graph.n_edges)), title=title)
             st.rerun()
         st.caption(
-            f"Not measured yet: {', '.join(missing)}. Circuits of all sizes take a few seconds to a minute a run."
+            f"Not measured yet: {', '.join(missing)}. Circuits of all sizes take a few seconds to a minute per run."
         )
     if curves:
         caption = (

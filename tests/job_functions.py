@@ -81,7 +81,7 @@ def die(diary: Path, *, progress: Report, cancelled: Cancelled) -> None:
 
 
 def eat_memory(limit: int | None, *, progress: Report, cancelled: Cancelled) -> None:
-    """Take memory without end. With a limit, the operating system gives this process so many bytes more at most."""
+    """Take memory without end. With a limit, the operating system gives this process at most this many more bytes."""
     if limit is not None:
         held = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (held + limit, resource.RLIM_INFINITY))

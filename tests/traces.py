@@ -22,7 +22,7 @@ def traces(model: PatchableModel) -> list[Any]:
 
 
 class StopAfter:
-    """A `cancelled` that says yes once so many steps are done."""
+    """A `cancelled` that says yes once this many steps are done."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0

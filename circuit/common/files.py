@@ -102,7 +102,7 @@ def own_folder(folder: Path) -> None:
 
 
 def expire(folder: Path, seconds: float, most: int) -> None:
-    """Remove files that have not changed for so long, and the oldest beyond so many."""
+    """Remove files that have not changed for that long, and the oldest beyond that number."""
     files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for number, path in enumerate(files):
         if number >= most or time.time() - path.stat().st_mtime > seconds:

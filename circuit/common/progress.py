@@ -3,7 +3,7 @@
 Progress            steps done of steps in all, reported as they are done; raises `JobCancelled` where asked to stop
 terminal_progress   a report for scripts: one line that is written over
 silent, never       a report that says nothing, a check that never asks to stop
-note                a sentence about what was done otherwise than asked
+note                a sentence about what was done differently from what was asked
 collected           the notes of a block of work
 """
 

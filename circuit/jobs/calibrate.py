@@ -23,7 +23,7 @@ _SIZES = {"cpu": ((1, 8), (4, 16))}
 _DEFAULT_SIZES = ((1, 8), (32, 32))
 """Prompts and tokens of the two batches between which time is taken to be linear."""
 _REPEATS, _AT_LEAST, _LONG = 7, 2, 0.5
-"""Measurements of each size; fewer where they take so many seconds. The quickest counts: what slows one down is what
+"""Measurements of each size; fewer where they take this many seconds. The quickest counts: what slows one down is what
 else the machine does."""
 
 

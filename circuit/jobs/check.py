@@ -42,7 +42,7 @@ class CheckRequest:
 
 @dataclass
 class PromptReport:
-    """What a model makes of a prompt set: one entry a row, in the prompt set's order.
+    """What a model makes of a prompt set: one entry per row, in the prompt set's order.
 
     Numbers are NaN in rows with problems; `PairResult` says what they are. A difference is that of the right and the
     wrong answers' means, of what the request's grad function reads off the logits.

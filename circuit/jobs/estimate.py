@@ -137,13 +137,13 @@ class Pace:
     step: Line
 
     def corrected(self, estimated: float, taken: float) -> Pace:
-        """The pace after a run that was estimated and took so many seconds: what the device does when it matters."""
+        """The pace after a run that was estimated and took this many seconds: what the device does when it matters."""
         if min(estimated, taken) <= 0:
             return self
         return replace(self, forward=self.forward.times(taken / estimated), step=self.step.times(taken / estimated))
 
     def estimate(self, work: Work, workers: int = 1) -> Estimate:
-        """What the work will take, once the model is loaded; shared by so many `workers`."""
+        """What the work will take, once the model is loaded; shared by this many `workers`."""
         longest = max(work.lengths)
         size = work.batch_size or prompts_at_once(self.shape, longest, self.free)
         size = min(size, len(work.lengths))

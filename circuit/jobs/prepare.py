@@ -45,7 +45,7 @@ class Part(NamedTuple):
     of: int = 1
 
     def among(self, things: Sequence[T], unit: int = 1) -> Sequence[T]:
-        """This part of `things`, cut only between units of so many."""
+        """This part of `things`, cut only between units of this many."""
         n = -(-len(things) // unit)
         start, stop = (n * end // self.of * unit for end in (self.number, self.number + 1))
         return things[start:stop]

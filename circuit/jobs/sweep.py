@@ -1,7 +1,7 @@
 """Sweeps: several methods, models and prompt sets as one submission, with one table of results.
 
     Sweep         what is combined with what
-    Row, Table    a line a run; the table is a file that fills up while the runs finish
+    Row, Table    one line per run; the table is a file that fills up while the runs finish
     start         queue the runs; each is saved as it finishes, and one that fails leaves a sentence in its row
     run_one       the job of one run: attribution, and the faithfulness of a circuit of the chosen size
 
@@ -158,7 +158,7 @@ class Row:
         )
 
     def fill(self, run: Run, curve: Curve, told: Sequence[str] = ()) -> None:
-        """Take over what came out, and what was done otherwise than asked."""
+        """Keep what came out, and what was done differently from what was asked."""
         self.state = _DONE
         self.seconds = run.provenance["seconds"]
         self.top_edges = ", ".join(

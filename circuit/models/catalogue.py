@@ -1,7 +1,7 @@
 """The models that the app offers: what each is called, where it comes from, and what it is good for.
 
     CATALOGUE      the models that have a name of their own
-    offered        those that the server's owner allows, and what lies in the directory that he names
+    offered        those that the server's owner allows, and what lies in the directory that they name
     known          all of these, allowed or not
     is_allowed     whether a visitor may use a model
     as_path        the path that a model's name is, if it is one
@@ -125,7 +125,7 @@ _PATH = re.compile(r"~|\.{1,2}([/\\]|$)")
 
 
 def offered() -> dict[str, CatalogueEntry]:
-    """What the app offers: the catalogue, and what lies in the owner's directory `models`; of these what he allows.
+    """What the app offers: the catalogue, and what lies in the owner's directory `models`; of these what they allow.
 
     Every folder there with a `config.json`, and every GGUF file, is offered under `local/` and its name. Only the
     server's owner can name that directory; a user of the page chooses among what is there.

@@ -38,7 +38,7 @@ def read_tokenizer(folder: str | Path) -> Any:
     tokens. Folders without a tokenizer.json are read by `AutoTokenizer`.
 
     Raises:
-        ModelError: When the tokenizer that was read cuts texts otherwise than the file.
+        ModelError: When the tokenizer that was read cuts texts differently from the file.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -48,7 +48,7 @@ from circuit.plots.numbers import (
 
 _MANY_CELLS = 110
 _SPLIT_LAYERS = 8
-"""Up to so many layers, the overview gives queries, keys and values rows of their own."""
+"""Up to this many layers, the overview gives queries, keys and values rows of their own."""
 
 
 def layer_heatmap(

@@ -14,7 +14,7 @@ the circuit of the next of `STEPS` edges, so between two steps nothing moves whe
 to the next rows slide apart while every node keeps its column and its order.
 
 MLPs have a column of their own on the right, a little higher than their layer's heads, which they read; key-value heads
-stand left of the heads that use them, a little lower. With token positions kept apart there is one column a position,
+stand left of the heads that use them, a little lower. With token positions kept apart there is one column per position,
 and one row for every head or MLP that the reference uses; columns of tokens that it does not use are narrow.
 """
 
@@ -140,7 +140,7 @@ def stretched(layout: Layout, height: int, node_width: float) -> Layout:
 def _apart(
     drawn: nx.MultiDiGraph, reference: nx.MultiDiGraph | None, width: int, height: int, tokens: Sequence[str]
 ) -> Layout:
-    """One row a head, MLP, or key-value head; one column a position."""
+    """One row a head, MLP, or key-value head; one column per position."""
     seq_len = drawn.graph["seq_len"]
     nodes = [*drawn.nodes.values(), *(() if reference is None else reference.nodes.values())]
     order = sorted({_row_order(node) for node in nodes})

@@ -94,7 +94,7 @@ class Attempt(NamedTuple):
 
 
 def attempts_plot(rivals: Mapping[str, Curve], attempts: Sequence[Attempt], *, dark: bool = False) -> go.Figure:
-    """Faithfulness against the number of edges: a line an algorithm, a star an attempt, the last one largest."""
+    """Faithfulness against the number of edges: one line per algorithm, one star per attempt, the last one largest."""
     palette = PALETTES[dark]
     figure = go.Figure()
     for (name, curve), color, dash in zip(

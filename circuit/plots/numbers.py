@@ -113,7 +113,7 @@ def layer_scores(
     position: int | None = None,
     kept: Kept = None,
 ) -> tuple[Float[np.ndarray, "n_rows n_columns"], np.ndarray]:
-    """What the overview shows: one number a block, NaN where it has no edge; and how many edges each block has."""
+    """What the overview shows: one number per block, NaN where it has no edge; and how many edges each block has."""
     matrix = dense_scores(graph, scores, reduce=reduce, position=position, kept=kept).astype(np.float64)
     rows = [group.start for group in destination_groups(graph, split_inputs=split_inputs)]
     columns = [group.start for group in source_groups(graph)]

@@ -1,4 +1,4 @@
-"""Clean against corrupt answer differences, a point a pair.
+"""Clean against corrupt answer differences, one point per pair.
 
 A pair that works lies high and well above the diagonal: the model prefers the right answer after the clean prompt, and
 less so after the corrupt one. Pairs that do not are crosses of another colour, so that they stand out either way.

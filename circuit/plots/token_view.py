@@ -1,6 +1,6 @@
 """The tokens of a prompt pair, clean above corrupt, as HTML.
 
-    columns_of   the two prompts aligned: a column a position, with gaps where one is shorter
+    columns_of   the two prompts aligned: one column per position, with gaps where one is shorter
     token_view   the picture
 
 Positions that differ are underlined, bold and tinted, so that colour is not needed to see them; the first of them

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Encoded:
-    """A prompt set as tokens of one model. Lists have one entry a row; rows with problems are not used."""
+    """A prompt set as tokens of one model. Lists have one entry per row; rows with problems are not used."""
 
     rows: list[PairTokens] = field(default_factory=list)
     findings: list[list[Finding]] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
     Template    a clean and a corrupt template, their answers, and what the slots stand for
     Slots       slots that draw from one list, always different values
-    slots_of    slots as a person writes them, a line each
+    slots_of    slots as a person writes them, one line each
     lines_of    and back
 
     template = Template(
@@ -141,7 +141,7 @@ class Template:
         """`n` different pairs, drawn at random: the same for the same seed.
 
         Raises:
-            PromptError: When the templates do not fit the slots, or the lists do not allow so many pairs.
+            PromptError: When the templates do not fit the slots, or the lists do not allow this many pairs.
         """
         self._check_sizes()
         self._check()

@@ -86,7 +86,7 @@ _SHAPE_VALUES = {
 
 
 def differing_settings(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for every setting in which the runs differ, one column a run, in their order; all as text."""
+    """One row for every setting in which the runs differ, one column per run, in their order; all as text."""
     columns = [_settings(run) for run in runs]
     differing = {
         name: [column[name] for column in columns]

@@ -25,7 +25,7 @@ from circuit.prompts.pairs import LONGEST_NAME, PromptSet, is_text
 class RunConfig:
     """Everything that decides the scores.
 
-    `device` and `batch_size` do not, but for rounding, and for the two batch-mean ablations, which need a batch size.
+    `device` and `batch_size` do not, except for rounding and for the two batch-mean ablations, which need a batch size.
     """
 
     model: str

@@ -1,12 +1,12 @@
 """How much of the model's behaviour a circuit keeps: the numbers, from what was measured on every prompt.
 
-    Measured         one circuit on some prompts: answer value, whether right, P(answers), KL divergence, a prompt each
+    Measured         one circuit: answer value, whether right, P(answers) and KL divergence, one of each per prompt
     Curve            circuits of several sizes with the whole and the fully ablated model, on the same prompts
     curve_sizes      the sizes at which the Mechanistic Interpretability Benchmark measures
     cpr, cmd         its summary numbers, of shares of edges and the faithfulness at each
 
     curve = measuring.measure(request)
-    curve.faithfulness                       # one number a size: 1 is as good as the model, 0 as bad as ablated
+    curve.faithfulness                       # one number per size: 1 is as good as the model, 0 as bad as ablated
     curve.cpr, curve.cmd                     # area under it, and area between it and 1, over the benchmark's sizes
     curve.interval()                         # what resampling the prompts makes of it
 
@@ -66,7 +66,7 @@ def cmd(shares: Sequence[float], faithfulness: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """One circuit on some prompts, one number a prompt.
+    """One circuit on some prompts, one number per prompt.
 
     `values`: the answer function of the grad function, larger being better. `right`: 1 where every right answer's logit
     is above every wrong one's, else 0; NaN without wrong answers. `probability`: of all right answers together.

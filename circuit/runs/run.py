@@ -88,8 +88,8 @@ class Run:
     """Rows of the prompt set that were scored, counted from 0; the others had problems, or were held out."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Model title, revision or hash of its weights, parameters, device, precision, versions, seconds, date; with
-    positions apart the first prompt's tokens; notes on what was done otherwise than asked; into how many parts the run
-    was cut. Seeds and prompts stand in `config`."""
+    positions apart the first prompt's tokens; notes on what was done differently from
+    what was asked; into how many parts the run was cut. Seeds and prompts stand in `config`."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     held_out_rows: list[int] = field(default_factory=list)
     """Usable rows that were not scored, counted from 0."""
@@ -136,7 +136,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What was done otherwise than asked, in sentences."""
+        """What was done differently from what was asked, in sentences."""
         notes = self.provenance.get("notes", [])
         return [one_line(str(note), 2000) for note in notes[:100]] if isinstance(notes, list) else []
 
@@ -174,7 +174,7 @@ class Run:
 
     @classmethod
     def load(cls, path: Path, most_scores: int = 0) -> Run:
-        """Read a run of at most so many scores; 0: of any number.
+        """Read a run of at most this many scores; 0: of any number.
 
         Raises:
             RunFileError: When the file is missing, damaged, too large, or not a run.

@@ -341,8 +341,8 @@ _TERMS = (
         "answer-function",
         "Answer function",
         "scores",
-        "How the answers become one number a prompt: right minus wrong (`avg_diff`), right only (`avg_val`), or minus "
-        "the squared distance from a target (`mse`). Larger is better at the task.",
+        "How the answers become one number per prompt: right minus wrong (`avg_diff`), right only (`avg_val`), or "
+        "minus the squared distance from a target (`mse`). Larger is better at the task.",
         source=AUTOCIRCUIT,
         also=("grad-function", "loss"),
     ),

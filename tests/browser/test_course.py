@@ -1,4 +1,4 @@
-"""A course: eight visitors at once on one server, each with prompts of his own."""
+"""A course: eight visitors at once on one server, each with prompts of their own."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def runs(folders: None) -> list[Run]:
 
 @pytest.fixture
 def elsewhere(chromium: Browser) -> Iterator[Page]:
-    """Another visitor, with a browser of his own."""
+    """Another visitor, with a browser of their own."""
     context = chromium.new_context(viewport={"width": 1366, "height": 768})
     page = context.new_page()
     page.set_default_timeout(60_000)

@@ -99,7 +99,7 @@ def test_more_rows_than_a_page_can_hold_are_refused_however_they_come(monkeypatc
     row = {"clean": "1", "corrupt": "2", "answers": "3"}
     visitor.at.session_state["table-1"] = {"edited_rows": {}, "added_rows": [row], "deleted_rows": []}
     visitor.run()
-    assert "The last edit was not taken over. There are 4 prompt pairs" in visitor.errors()
+    assert "The last edit was not kept. There are 4 prompt pairs" in visitor.errors()
     assert visitor.at.session_state["prompts"] == NUMBERS
 
 

@@ -93,7 +93,7 @@ def test_no_share_is_given_where_whole_and_ablated_model_do_equally_well(ablated
 
 
 def test_no_share_is_given_of_a_difference_that_may_be_rounding() -> None:
-    """Three equal pairs: their mean is each of them but for the last bit, and all differences agree."""
+    """Three equal pairs: their mean is each of them except for the last bit, and all differences agree."""
     whole, ablated = measured(262, *[3.4157] * 3), measured(0, *[3.4157 - 9.5e-7] * 3)
     found = Curve((measured(10, *[3.4157] * 3),), whole, ablated)
     assert found.too_close is not None

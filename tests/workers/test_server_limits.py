@@ -102,7 +102,7 @@ def test_ten_tabs_of_one_address_do_not_fill_the_queue() -> None:
 
 
 class Group:
-    """Somebody else's job that is let in with so many requests."""
+    """Somebody else's job that is let in with this many requests."""
 
     def __init__(self, server: JobServer, requests: int, owner: str = "ann") -> None:
         self.job = Job(server, b"", "sweep", owner, None, None)

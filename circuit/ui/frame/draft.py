@@ -1,7 +1,7 @@
 """The draft that a session keeps on disk, so that a reload finds its model and prompts again by the id in the address.
 
-A session writes drafts of its own only: who opens another's address gets a copy as soon as he edits. During the tour it
-is not the tour's example that is kept, but what the visitor had before.
+A session writes drafts of its own only: whoever opens another's address gets a copy as soon as they edit. During the
+tour, what is kept is not the tour's example but what the visitor had before.
 """
 
 from __future__ import annotations

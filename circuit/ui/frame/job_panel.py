@@ -75,7 +75,7 @@ def failed(slot: str) -> bool:
 
 
 def forget_error(slot: str) -> None:
-    """Take back what went wrong in this slot, or was done otherwise than asked, so that it may be tried again."""
+    """Take back what went wrong in this slot, or was done differently, so that it may be tried again."""
     st.session_state.pop(f"error-{slot}", None)
     st.session_state.pop(f"told-{slot}", None)
 

@@ -12,7 +12,7 @@ from circuit.ui.frame import markdown
 from circuit.ui.frame.server import job_server
 
 _MINE = ("draft", "mine", "settings")
-"""Parameters that belong to one visitor: his prompts and his list of runs."""
+"""Parameters that belong to one visitor: their prompts and their list of runs."""
 
 
 def share(run: Run | None = None) -> None:

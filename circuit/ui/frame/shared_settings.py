@@ -27,7 +27,7 @@ HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
 LARGEST_BATCH = 512
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _SECONDS = 10
-"""How long it is said what was taken over."""
+"""For how many seconds the page says what was filled in."""
 
 
 def take() -> None:
@@ -100,7 +100,7 @@ def _from_file() -> None:
 
 
 def say(words: str, *, good: bool = True) -> None:
-    """Tell what has just been taken over, at the top of the page, now and in the next seconds."""
+    """Say what has just been filled in, at the top of the page, now and in the next seconds."""
     memory.remember("adopted", (words, good), _SECONDS)
 
 

@@ -232,8 +232,8 @@ def _go(at: int) -> None:
 
 
 def own() -> tuple[str, PromptSet]:
-    """The visitor's own model and prompts: what he works on, or did before the tour. Who came with nothing of his own
-    owns what he has made of the example."""
+    """The visitor's own model and prompts: what they work on, or did before the tour. Whoever came with nothing of
+    their own owns what they have made of the example."""
     if keys.TOUR_BEFORE not in st.session_state:
         return session.model_key(), session.prompts()
     model, prompts, _ = st.session_state[keys.TOUR_BEFORE]

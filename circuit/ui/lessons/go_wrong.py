@@ -31,7 +31,7 @@ def draw() -> None:
         "A prompt set with one thing wrong",
         list(BROKEN),
         format_func=lambda key: BROKEN[key].title,
-        help="Each is a set that works, but for one thing.",
+        help="Each is a set that works, except for one thing.",
         **kept("lesson5_set"),
     )
     broken = BROKEN[key]

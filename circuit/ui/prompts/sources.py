@@ -109,7 +109,7 @@ def _template() -> None:
                 )
         with right:
             slots = st.text_area(
-                "What the slots stand for, a line each",
+                "What the slots stand for, one line each",
                 height=150,
                 max_chars=LONGEST_SLOTS,
                 help="`A, B: Mary, John, Anna` draws two different names. `noun: key/keys, book/books` draws one noun, "

@@ -29,7 +29,7 @@ def to_table(prompts: PromptSet) -> pd.DataFrame:
 
 
 def from_table(table: pd.DataFrame, before: PromptSet) -> PromptSet:
-    """The set `before` with the pairs of a table, a row each; only empty rows at the end are left out."""
+    """The set `before` with the pairs of a table, one row each; only empty rows at the end are left out."""
     rows = [[_text(value) for value in row] for row in table[COLUMNS].itertuples(index=False)]
     while rows and not any(rows[-1]):
         rows.pop()
