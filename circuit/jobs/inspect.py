@@ -50,7 +50,7 @@ class AttentionRequest:
 
 @dataclass
 class AttentionPair:
-    """A head's attention on the clean and on the corrupt prompt: one row per query position, one column per key position."""
+    """A head's attention on the clean and on the corrupt prompt: one row per query, one column per key position."""
 
     clean_tokens: list[str]
     corrupt_tokens: list[str]
