@@ -55,6 +55,7 @@ KINDS: dict[str, Kind] = {
     "both": Kind("broken", "Answer both right and wrong", "Keep it right only"),
     "space": Kind("doubtful", "Leading space missing in an answer", "Add the leading space"),
     "trailing": Kind("doubtful", "Prompt ends with a space", "Remove that space"),
+    "start": Kind("doubtful", "Only one of the prompts begins with a space", "Begin both alike"),
     "bos": Kind("doubtful", "BOS token doubled", "Remove it"),
     "duplicate": Kind("doubtful", "Same pair as another row", "Keep it once"),
     "repeated": Kind("note", "Answer given twice", "Keep it once"),
@@ -174,6 +175,10 @@ def _prompts(
         )
     elif clean == corrupt:
         yield Finding("same", "The clean and the corrupt prompt are the same, so nothing is ablated.")
+    if pair.clean.startswith(" ") != pair.corrupt.startswith(" "):
+        space = " " if pair.clean.startswith(" ") else ""
+        words = "One of the prompts begins with a space and the other with none, so they differ in more than a word."
+        yield Finding("start", words, replace(pair, corrupt=space + pair.corrupt.lstrip(" ")))
     if n_ctx is not None and max(len(clean), len(corrupt)) > n_ctx:
         longest = max(len(clean), len(corrupt))
         yield Finding("context", f"The prompt has {longest} tokens, and the model's context is {n_ctx}.")

@@ -106,6 +106,12 @@ def are_names(cells: Sequence[str]) -> bool:
     return bool(plain & _SURE) or sum(bool(plain & {*names}) for names in _NAMES.values()) > 1
 
 
+def are_only_names(cells: Sequence[str]) -> bool:
+    """Whether every cell is the name of a column that is read, or empty."""
+    known = {"", *(name for names in _NAMES.values() for name in names), *_RIGHT_IDS, *_WRONG_IDS}
+    return are_names(cells) and {_plain(cell) for cell in cells} <= known
+
+
 def pairs_of(rows: Sequence[Row], tokenizer: PromptTokenizer | None) -> tuple[tuple[PromptPair, ...], tuple[str, ...]]:
     """The rows as pairs, and sentences on how they were read.
 

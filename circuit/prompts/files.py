@@ -38,7 +38,7 @@ from circuit.common.text import one_line
 from circuit.common.words import counted, size
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.cells import cell_of
-from circuit.prompts.columns import Columns, Row, are_names, pairs_of
+from circuit.prompts.columns import Columns, Row, are_names, are_only_names, pairs_of
 from circuit.prompts.pairs import (
     LABELS,
     LONGEST_NAME,
@@ -198,11 +198,19 @@ def _transposed(data: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The rows of an object of columns, as pandas writes one, or of one pair alone; None for others."""
     if not are_names(list(data)):
         return None
-    values = {name: list(column.values()) if isinstance(column, dict) else column for name, column in data.items()}
+    values = {name: _by_row(data, column) if isinstance(column, dict) else column for name, column in data.items()}
     columns = {name: column for name, column in values.items() if isinstance(column, list)}
     if len(columns) == len(data) and len({len(column) for column in columns.values()}) == 1:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return [data]
+
+
+def _by_row(data: dict[str, Any], column: dict[str, Any]) -> list[Any]:
+    """The values of a column, in the order in which the first column has its rows."""
+    first = next(each for each in data.values() if isinstance(each, dict))
+    if column.keys() != first.keys():
+        raise PromptError("The columns of the JSON have different rows: each must have a value for every row.")
+    return [column[row] for row in first]
 
 
 def _object(where: str, entry: Any) -> Row:
@@ -237,15 +245,23 @@ def _from_table(text: str, delimiter: str) -> tuple[list[Row], dict[str, Any]]:
     names, needed = list(COLUMNS), 2
     if named := are_names(first[1]):
         names = [name.strip() for name in first[1]]
+        _check_twice(names, first[0])
         columns = Columns.of(names, f"Line {first[0]}")
         needed = 1 + max(names.index(columns.clean), names.index(columns.corrupt))
+    elif are_names([cell.strip().strip("'\"") for cell in first[1]]):
+        raise PromptError(
+            f"Line {first[0]}: cells stand in quotes that are none of a table's: put them in double quotes, without "
+            "spaces before these, or in none."
+        )
     rows: list[Row] = []
     labels: dict[str, Any] = {}
     for line, cells in lines if named else chain([first], lines):
         if not needed <= len(cells) <= len(names):
             raise _wrong_width(line, len(cells), names, delimiter)
+        if named and len(cells) > 1 and are_only_names(cells):
+            raise PromptError(f"Line {line} holds names of columns again: leave it out, or take in two files.")
         cells += [""] * (len(names) - len(cells))
-        values = dict(zip(names[::-1], map(_uncomputed, cells[::-1]), strict=True))  # the first of two of one name
+        values = dict(zip(names, map(_uncomputed, cells), strict=True))
         given = {label: json_of(values[label], line) for label in LABELS if values.get(label)}
         if given and not rows and not labels:
             labels = given
@@ -255,6 +271,17 @@ def _from_table(text: str, delimiter: str) -> tuple[list[Row], dict[str, Any]]:
         rows.append((f"Line {line}", {name: values[name] for name in names}))
         check_rows(len(rows))
     return rows, labels
+
+
+def _check_twice(names: list[str], line: int) -> None:
+    """Refuse two columns of one name; those without one, and with nothing to tell them apart, get numbers."""
+    nameless = 0
+    for i, name in enumerate(names):
+        if not name:
+            nameless += 1
+            names[i] = " " * nameless
+        elif name in names[:i]:
+            raise PromptError(f"Line {line}: two columns are called '{name[:40]}': give them different names.")
 
 
 def _delimiter(text: str) -> str:

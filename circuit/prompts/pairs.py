@@ -125,13 +125,23 @@ def json_of(text: str, line: int = 1) -> Any:
         PromptError: When it is not JSON; names the line.
     """
     try:
-        return json.loads(text.removeprefix("\ufeff"))
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise PromptError(
             f"Line {line + error.lineno - 1} is not JSON: {error.msg} at column {error.colno}."
         ) from error
     except (ValueError, RecursionError) as error:
         raise PromptError(f"Line {line}: this is not JSON that can be read: {error}.") from error
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these items; Python would keep the last of several of one name."""
+    found = dict(items)
+    if len(found) < len(items):
+        names = [name for name, _ in items]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has two values called {twice[:40]!r}")
+    return found
 
 
 def is_text(value: Any) -> TypeGuard[str]:

@@ -48,6 +48,10 @@ EXAMPLES: dict[str, tuple[PromptPair, PromptPair | None]] = {
         PromptPair(" the cat ", " the dog ", (" sat",), (" is",)),
         GOOD,
     ),
+    "start": (
+        PromptPair(" the cat", "a dog", (" sat",), (" is",)),
+        PromptPair(" the cat", " a dog", (" sat",), (" is",)),
+    ),
     "bos": (
         PromptPair("<bos> the cat", "<bos> the dog", (" sat",), (" is",)),
         GOOD,

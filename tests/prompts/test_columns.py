@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from circuit.common.errors import PromptError
 from circuit.models.tokenizer import PromptTokenizer
 from circuit.prompts.cells import answers_of, cell_of
+from circuit.prompts.encode import encode
 from circuit.prompts.files import Reading, file_reading, read_file, text_reading, write
 from circuit.prompts.pairs import PromptPair, PromptSet
 
@@ -248,3 +249,41 @@ def test_cells_that_a_spreadsheet_would_compute_are_text_and_come_back(kind: str
     assert read_file(text.encode(), f"mine.{kind}").pairs == pairs
     cells = text.replace('"', "").replace("\t", ",").split(",")
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+
+
+# --- what would be read wrongly ------------------------------------------------------------------------------------
+
+
+def test_columns_of_rows_by_name_are_read_row_by_row() -> None:
+    """As pandas writes them; not every writer keeps the rows of all columns in one order."""
+    columns = {"clean": {"0": "a", "1": "c"}, "corrupt": {"0": "b", "1": "d"}, "answers": {"1": " y", "0": " x"}}
+    pairs = read_file(json.dumps(columns).encode(), "mine.json").pairs
+    assert pairs == (PromptPair("a", "b", (" x",)), PromptPair("c", "d", (" y",)))
+    columns["answers"].pop("1")
+    with pytest.raises(PromptError, match="different rows"):
+        read_file(json.dumps(columns).encode(), "mine.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clean,corrupt,answers,answers\na,b, c, d\n", "Line 1: two columns are called 'answers'"),
+        ("clean,corrupt,answers\na,b, c\nclean,corrupt,wrong_answers\nd,e, f\n", "Line 3 holds names of columns again"),
+        ("'clean','corrupt','answers'\n'a','b',' c'\n", "Line 1: cells stand in quotes"),
+        ('[{"clean": "a", "clean": "b", "corrupt": "c"}]', "two values called 'clean'"),
+        ('{"clean": "a", "corrupt": "b", "answers": " c", "answers": " d"}', "two values called 'answers'"),
+    ],
+)
+def test_what_is_said_twice_is_refused(text: str, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        text_reading(text)
+
+
+def test_columns_without_a_name_are_counted() -> None:
+    found = text_reading("clean;corrupt;answers;;\na;b; c;;\n")
+    assert found.notes == ("2 columns were not read: one without a name, one without a name.",)
+
+
+def test_a_space_after_a_separator_is_said_where_it_makes_the_prompts_differ(gpt2: PromptTokenizer) -> None:
+    prompts = text_reading("clean, corrupt, answers\nThe cat, The dog, sat\n").prompts
+    assert "start" in {finding.kind for finding in encode(prompts, gpt2, prepend_bos=False).findings[0]}
