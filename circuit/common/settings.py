@@ -2,6 +2,7 @@
 
     settings         the settings of this process
     read_settings    the same from given variables and a given file
+    serving          a block of work that is held to the owner's limits
     cuda_devices     the CUDA devices that this process may use, found without torch
 
     settings().allow_hub
@@ -20,7 +21,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -82,6 +85,24 @@ class Settings:
     list_runs: str = _setting("auto", '"auto", "all" or "own"', lambda text: text in ("auto", "all", "own"))
     # Visitors
     require_login: bool = _setting(False, "true or false")
+
+
+_serving: ContextVar[bool] = ContextVar("serving", default=False)
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """What runs within is a visitor's, and held to the owner's limits; a script that imports the package is not."""
+    token = _serving.set(True)
+    try:
+        yield
+    finally:
+        _serving.reset(token)
+
+
+def most_scores() -> int:
+    """How many scores a run may have here; 0: any number."""
+    return settings().most_scores if _serving.get() else 0
 
 
 def settings() -> Settings:

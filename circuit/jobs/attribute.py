@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuit.common.progress import Cancelled, Report, collected, never, silent
+from circuit.common.settings import most_scores
 from circuit.edges.shape import BASELINE_BATCH
+from circuit.jobs.limits import check_scores
 from circuit.jobs.prepare import WHOLE, Part, bos_of, part_of, pieces_of, prepared
 from circuit.models.identity import model_identity
 from circuit.models.load import model_card
@@ -62,6 +64,8 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
     began = time.perf_counter()
     with collected() as notes, prepared(config, progress, cancelled) as (model, encoded, dataset):
         loaded = time.perf_counter()
+        positions = model.graph.seq_len
+        check_scores(model.graph.n_edges // (positions or 1), positions, most_scores())
         loader = part_of(dataset, config, config.method.ablation_type, request.prompts)
         points = request.points.among(config.method.points)
         baseline = _baseline(model, config, loader).share(1 / request.points.of)

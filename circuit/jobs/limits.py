@@ -1,6 +1,7 @@
 """What a visitor may ask of this server, and how much it is: looked at before a job is queued.
 
 check_request    the owner's limits on models and prompts
+check_scores     the owner's limit on edges times token positions
 is_short         whether a job takes but seconds
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from circuit.common.errors import ModelError, PromptError
+from circuit.common.errors import ModelError, OptionError, PromptError
 from circuit.common.settings import settings
 from circuit.models.catalogue import LOCAL, is_allowed, is_here, known
 from circuit.prompts.pairs import PromptSet
@@ -37,11 +38,41 @@ def check_request(request: Any) -> None:
             )
 
 
+def check_scores(n_edges: int, positions: int | None, most: int) -> None:
+    """Check that a run will not have more scores than can be kept and shown.
+
+    Args:
+        n_edges: Edges of the model, with token positions added up.
+        positions: How many positions each is scored at; None: positions are added up.
+        most: The owner's limit (`most_scores`); 0: none.
+
+    Raises:
+        OptionError: It will; says how many positions there may be.
+    """
+    n = n_edges * (positions or 1)
+    if not most or n <= most:
+        return
+    if positions is None:
+        raise OptionError(
+            f"This model has {n_edges:,} edges, and this server keeps runs of up to {most:,} scores: take a smaller "
+            "model, or ask the server's owner to raise most_scores."
+        )
+    fit = most // n_edges
+    shorter = f", or shorten the prompts to {fit} tokens" if fit else ""
+    raise OptionError(
+        f"{n_edges:,} edges at {positions} token positions are {n:,} scores, and this server keeps runs of up to "
+        f"{most:,}: turn 'Positions apart' off{shorter}."
+    )
+
+
 _SHORT = 20_000
 """Millions of parameters times passes of one prompt: about fifteen seconds on a laptop, as long as the ready example on
 a real model takes."""
 _LEAST = 20
 """Millions of parameters below which a pass gets no quicker: handing over a prompt takes as long as computing on it."""
+
+_CIRCUITS_TRIED = 30
+"""About how many circuits are measured of each method that is tried."""
 
 
 def is_short(function: Callable[..., Any], request: Any) -> bool:
@@ -63,6 +94,8 @@ def _passes(request: Any) -> int:
     rows = getattr(request, "rows", None)
     prompts = getattr(config, "prompts", None)
     n_prompts = len(rows if rows is not None else prompts if isinstance(prompts, PromptSet) else (None,))
+    if (methods := getattr(request, "methods", None)) is not None:
+        return n_prompts * sum(2 * len(method.points) + _CIRCUITS_TRIED for method in methods)
     if hasattr(request, "sizes"):
         return n_prompts * (2 + len(request.sizes))
     if hasattr(request, "edges"):

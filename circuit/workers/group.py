@@ -165,6 +165,7 @@ class JobGroup(Job):
         self._server.forget(job)
         try:
             result = job.result()
+            self.result_bytes += job.result_bytes
         except WorkerLostError as error:
             if self._tries[number] < TRIES:
                 self._begin(number)

@@ -55,7 +55,7 @@ class Job:
 
     ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``short`` says whether it goes before
     long ones; ``watchers`` are those who have asked for it by its id; ``told`` holds deviations from what was
-    asked, in sentences (`circuit.common.progress`).
+    asked, in sentences (`circuit.common.progress`); ``result_bytes`` is what its result takes, roughly.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Job:
         self.short = short
         self.watchers: set[str] = set()
         self.told: list[str] = []
+        self.result_bytes = 0
         self._keep = keep
         self._server = server
         self._payload = payload  # the pickled function and request; emptied once the job is over

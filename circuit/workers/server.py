@@ -48,7 +48,8 @@ _SILENT = 10.0  # seconds without a heartbeat after which a worker of somebody e
 _TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
 PER_JOB = 12
 """This many requests of a group count as one job."""
-_MAX_KEPT = 50  # finished jobs, with their results
+_MOST_KEPT = 256e6  # bytes of finished jobs and their results
+_PER_JOB = 20_000  # bytes of a job beside its result, roughly
 
 
 class _GiveWay(JobCancelled):
@@ -351,10 +352,7 @@ class JobServer:
                     job._asked = now
             self._make_room(now)
             jobs = sorted(self._jobs.values(), key=lambda job: job._asked)
-            over = [job for job in jobs if job.over]
-            for number, job in enumerate(over):
-                if len(over) - number > _MAX_KEPT or now - job._asked > self._forget_after:
-                    del self._jobs[job.id]
+            self._forget([job for job in reversed(jobs) if job.over], now)
             for job in jobs:
                 if not job.over and now - job._asked > self._abandon_after:
                     self.stop(job, JobCancelled("The job was cancelled because nobody had looked at it for a while."))
@@ -363,6 +361,15 @@ class JobServer:
                         f"The job was stopped after {self._longest / 60:.0f} minutes, the longest that this server "
                         f"allows. {worker.SMALLER}"
                     ))  # fmt: skip
+
+    def _forget(self, over: list[Job], now: float) -> None:
+        """Forget finished jobs, given from the one asked for last on: those that nobody has asked for in a long time,
+        and those beyond what results may take together. The last one stays, however large."""
+        kept = 0.0
+        for number, job in enumerate(over):
+            kept += job.result_bytes + _PER_JOB
+            if now - job._asked > self._forget_after or (number and kept > _MOST_KEPT):
+                del self._jobs[job.id]
 
     def _make_room(self, now: float) -> None:
         """Let jobs that run and that nobody watches wait again, where others wait that somebody watches."""
@@ -555,6 +562,7 @@ class JobServer:
             if progress is not None:
                 job._report(*progress)
             if state == "finished":
+                job.result_bytes = len(pickled)
                 self.succeed(job, pickle.loads(pickled))
             elif state == "unexpected":
                 self.finish(job, unexpected("The job stopped on an unexpected error", pickled))

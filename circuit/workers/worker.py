@@ -34,7 +34,7 @@ import cloudpickle
 from circuit.common.errors import CircuitError, JobCancelled, JobError
 from circuit.common.paths import without_folders
 from circuit.common.progress import Report, collected
-from circuit.common.settings import MEMORY_LIMIT, cuda_devices
+from circuit.common.settings import MEMORY_LIMIT, cuda_devices, serving
 
 WARM_UP = "EDGESCOPE_WARM_UP"  # environment variable: modules to import, separated by commas
 MODULES = (
@@ -89,7 +89,7 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
                 raise JobCancelled("The job was cancelled.")
             time.sleep(0.05)
         send(None)  # the job begins
-        with reporter, collected() as notes:
+        with reporter, serving(), collected() as notes:
             function, request = pickle.loads(payload)
             value = function(request, progress=reporter.progress, cancelled=cancelled)
         state, outcome = "finished", cloudpickle.dumps(value)

@@ -20,8 +20,10 @@ from circuit.edges.method import (
     IntegrationRule,
     Method,
 )
+from circuit.edges.shape import ModelShape
 from circuit.jobs.attribute import attribute
 from circuit.jobs.audition import METHODS
+from circuit.jobs.estimate import Line, Pace
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.ui.frame.server import job_server
@@ -299,6 +301,20 @@ def test_positions_kept_apart_can_be_chosen(visitor: Visitor) -> None:
     assert visitor.figure()["data"][0]["x"] == [f"{i} {token}" for i, token in enumerate(run.tokens)]
     visitor.go(CIRCUIT)
     visitor.wait(visitor.metrics)
+
+
+def test_more_scores_than_can_be_shown_are_refused_before_the_run(visitor: Visitor, small: str) -> None:
+    shape = ModelShape(30, 9, 3, 576, 1536, 49_152, 2_000_000, 4, "cpu")
+    line = Line(1.0, 0.0)
+    estimate.paces()[small, "auto", "auto"] = Pace(shape, "cpu", 10**10, line, line)
+    visitor.wait(lambda: "and at most" in visitor.words())
+    visitor.choose(apart=True)
+    visitor.wait(visitor.errors)
+    assert "2,000,000 edges at 4 token positions are 8,000,000 scores" in visitor.errors()
+    assert "shorten the prompts to 2 tokens" in visitor.errors()
+    visitor.choose(apart=False)
+    assert visitor.errors() == ""
+    estimate.paces.clear()
 
 
 def test_a_reload_of_the_attribution_page_finds_its_result(visitor: Visitor) -> None:

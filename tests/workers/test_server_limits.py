@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from circuit.common.errors import JobError
@@ -243,6 +244,30 @@ def test_what_nobody_looks_at_is_cancelled_though_nobody_submits_either() -> Non
         until(lambda: watched.state == "finished" and waiting.over)
         assert waiting.state == "cancelled"
         until(lambda: not {job.id, waiting.id, watched.id} & set(server._jobs))  # forgotten, by itself
+    finally:
+        server.close()
+
+
+def test_finished_jobs_are_kept_by_what_their_results_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuit.workers.server._MOST_KEPT", 1_000_000)
+    server = JobServer(warm_up=[])
+    try:
+        jobs = [server.submit(square, np.arange(n, dtype=float)) for n in (50_000, 1_000, 1_000, 50_000)]
+        assert all(job.wait(60) for job in jobs)
+        assert [job.result_bytes > 400_000 for job in jobs] == [True, False, False, True]
+        for age, job in zip((40.0, 30.0, 20.0, 10.0), jobs, strict=True):
+            job._asked = time.monotonic() - age
+        server._sweep()
+        assert list(server._jobs) == [job.id for job in jobs]  # together just what they may take
+        small = server.submit(square, np.arange(20_000, dtype=float))
+        assert small.wait(60)
+        server._sweep()
+        assert jobs[0].id not in server._jobs
+        assert small.id in server._jobs
+        large = server.submit(square, np.arange(500_000, dtype=float))
+        assert large.wait(60)
+        until(lambda: list(server._jobs) == [large.id])  # by itself; the last one stays, however large
+        assert len(large.result()["square"]) == 500_000
     finally:
         server.close()
 

@@ -15,22 +15,30 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import streamlit as st
 
+from circuit.common.weighed import Weighed
 from circuit.common.words import counted
 from circuit.jobs.load import ModelRequest, read_tokenizer
 from circuit.models.catalogue import is_here, title_of
 from circuit.models.tokenizer import PromptTokenizer
-from circuit.prompts.checks import check_pair
+from circuit.prompts.checks import PairTokens, check_pair
 from circuit.prompts.encode import Encoded, encode
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.verdicts import listed
 from circuit.ui.frame import click, explain, job_panel, keys, markdown, session
 
 _MOST = 8
-_remembered = lru_cache(maxsize=20_000)(check_pair)
+
+
+def _bytes_of(tokens: PairTokens) -> float:
+    """What a checked pair takes with its texts and the words of its findings, roughly."""
+    prompts, answers = len(tokens.clean) + len(tokens.corrupt), len(tokens.answers) + len(tokens.wrong_answers)
+    return 1500 + 40 * prompts + 220 * answers + sum(300 + 2 * len(finding.words) for finding in tokens.findings)
+
+
+_remembered = Weighed(check_pair, _bytes_of, most=64e6)
 
 
 @st.cache_resource(show_spinner=False)

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from circuit.common.errors import CircuitError
+from circuit.common.errors import CircuitError, OptionError
+from circuit.common.settings import settings
 from circuit.common.words import seconds as in_words
 from circuit.jobs.attribute import attribute
 from circuit.jobs.calibrate import calibrate
 from circuit.jobs.estimate import Pace, Work
+from circuit.jobs.limits import check_scores
 from circuit.jobs.load import ModelRequest
 from circuit.jobs.shards import shards
 from circuit.jobs.sweep import Sweep
@@ -107,6 +109,12 @@ def _say(config: RunConfig, pace: Pace) -> None:
         work = Work.of(config, lengths)
     except CircuitError:
         return  # no prompt can be used, which the page says
+    try:
+        positions = lengths[0] if config.keep_positions else None
+        check_scores(pace.shape.n_edges, positions, settings().most_scores)
+    except OptionError as error:
+        st.error(str(error))
+        return
     cut = shards(attribute, config, job_server().workers)
     estimate = pace.estimate(work, 1 if cut is None else min(job_server().workers, len(cut.requests)))
     together = f" In {len(cut.requests)} parts on {job_server().workers} workers." if cut is not None else ""
