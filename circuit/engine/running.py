@@ -2,14 +2,14 @@
 
 in_use            the model to this thread alone; others wait
 one_pass          a pass of it, in which no other may begin
-own_precision     no autocast: what runs has the precision that the model was loaded in
+own_precision     no autocast and no shorter products: what runs has the precision that the model was loaded in
 evaluation_mode   no dropout; every module's own mode comes back
 attention_by      another implementation of attention
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock, RLock
@@ -62,12 +62,43 @@ def one_pass(model: Any) -> Iterator[None]:
 
 @contextmanager
 def own_precision(device: torch.device) -> Iterator[None]:
-    """Let a run have the model's own precision, whatever `torch.autocast` is around it."""
-    with ExitStack() as off:
+    """Let a run have the model's own precision, whatever `torch.autocast` is around it, and whatever the products of
+    float32 matrices are rounded to (`torch.set_float32_matmul_precision`)."""
+    with _EXACT, ExitStack() as off:
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 off.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+class _ExactProducts:
+    """Products of float32 matrices in float32, while any thread is within. PyTorch has one setting for all threads."""
+
+    _BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._before = Lock(), 0, ["none"] * len(self._BACKENDS)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = [backend.fp32_precision for backend in self._BACKENDS]
+                self._set(["ieee" if before in ("tf32", "bf16") else before for before in self._before])
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._set(self._before)
+
+    def _set(self, precisions: Sequence[str]) -> None:
+        for backend, precision in zip(self._BACKENDS, precisions, strict=True):
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
+
+
+_EXACT = _ExactProducts()
 
 
 @contextmanager

@@ -399,3 +399,19 @@ def test_autocast_around_a_run_changes_nothing(kind: str) -> None:
     for name, values in expected.items():
         assert found[name].dtype == values.dtype, name
         torch.testing.assert_close(found[name], values, msg=name)
+
+
+@pytest.mark.parametrize("asked", ["high", "medium"])
+def test_products_that_are_rounded_elsewhere_are_exact_in_a_run(asked: str) -> None:
+    """`set_float32_matmul_precision` rounds products to bfloat16 or TF32, in scores by up to 4 %."""
+    model = shared_model("gpt2")
+    expected = results(model)
+    torch.set_float32_matmul_precision(asked)
+    try:
+        found = results(model)
+        assert torch.get_float32_matmul_precision() == asked
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, msg=name)
