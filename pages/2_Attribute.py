@@ -280,19 +280,7 @@ def passes_in_words(method: Method, n_layers: int | None) -> str:
         before = "Forward passes over all prompts for the mean"
     if method.path != "masks":
         before += ", one on the clean ones for what the parts write there"
-    one, more = "forward and backward pass", "forward and backward passes"
-    n = len(method.points)
-    if method.path == "ends":
-        return f"{before}, and a {one} on either prompt of the pair."
-    if method.path == "inputs":
-        return f"{before}, and {counted(n, one, more)} between the two prompts."
-    if method.path == "masks":
-        return f"{before}, and {counted(n, one, more)} on the clean prompts."
-    groups = "Resid Start, and for the heads and the MLP of every layer"
-    if n_layers is None:
-        return f"{before}, and {counted(n, one, more)} for {groups}."
-    passes = counted(method.n_passes(n_layers), one, more)
-    return f"{before}, and **{passes}**: {n} for {groups}, of which there are {n_layers}."
+    return f"{before}, and {method.passes_in_words(n_layers)}."
 
 
 def summary(run: Run) -> None:

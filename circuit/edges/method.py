@@ -25,6 +25,7 @@ from enum import Enum
 from typing import Any, Literal, Self, get_args
 
 from circuit.common.errors import OptionError
+from circuit.common.words import counted
 from circuit.edges.kinds import EAP, KINDS, RULES, Kind, kind_of
 
 GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
@@ -171,6 +172,19 @@ def passes_of(path: Path, n_points: int, n_layers: int) -> int:
     return n_points * (1 + 2 * n_layers if path == "activations" else 1)
 
 
+_OVER: dict[Path, str] = {
+    "masks": "{} on the clean prompts",
+    "inputs": "{} between the two prompts",
+    "ends": "a forward and backward pass on either prompt of the pair",
+    "activations": "{} for the embedding, and for the heads and the MLP of every layer",
+}
+"""What passes along a path go over."""
+
+
+def _passes_in_words(n: int) -> str:
+    return counted(n, "forward and backward pass", "forward and backward passes")
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to score edges: every argument of `mask_gradient_prune_scores` except model and prompts, and beside them
@@ -224,6 +238,14 @@ class Method:
     def n_passes(self, n_layers: int) -> int:
         """Forward and backward passes per batch, in a model of this many blocks."""
         return passes_of(self.path, len(self.points), n_layers)
+
+    def passes_in_words(self, n_layers: int | None) -> str:
+        """The forward and backward passes, and over what; `n_layers` is None where the model is not known yet."""
+        each = _passes_in_words(len(self.points))
+        if self.path == "activations" and n_layers is not None:
+            total = _passes_in_words(self.n_passes(n_layers))
+            return f"**{total}**: {_OVER[self.path].format(len(self.points))}, of which there are {n_layers}"
+        return _OVER[self.path].format(each)
 
     @property
     def kind(self) -> Kind:
