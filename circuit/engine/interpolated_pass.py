@@ -4,7 +4,7 @@ InterpolatedPass   a forward pass in which one group of sources is on its way to
                    pass; differences are those between the clean prompt and the replacement
 group_count        the groups of a model: the embedding, and of each block its heads together and its MLP
 
-InterpolatedPass(model, batch, clean, ablated, m=0.4).run(method)            # 0.4 of the way from clean to corrupt
+InterpolatedPass(model, batch, recorded, ablated, m=0.4).run(method)         # 0.4 of the way from clean to corrupt
 """
 
 from __future__ import annotations

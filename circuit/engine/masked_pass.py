@@ -3,7 +3,7 @@
 MaskedPass   both passes, and what they leave for the scores: activations and gradients
 
 done = MaskedPass(model, batch, ablated, m=0.5).run(Method())
-done.z[3]                                            # what the heads of block 3 wrote: [batch, pos, n_heads, d_head]
+done.z[2]                                            # what the heads of block 2 wrote: [batch, pos, n_heads, d_head]
 done.gradients[model.final_hook]                     # dL/dx of the final residual: [batch, pos, d_model]
 """
 

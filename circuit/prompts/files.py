@@ -6,7 +6,7 @@
     text_reading   a pasted text, in whichever format it is
     write          a prompt set in one of the formats
 
-    prompts = read_file(b"clean,corrupt,answers\\n...", "mine.csv")
+    prompts = read_file(b"clean,corrupt,answers\\nAnn asks,Tom asks, her", "mine.csv")
     write(prompts, "jsonl")
 
 Whatever is read, the result is a prompt set or a `PromptError` that names the line. What is written and read again is

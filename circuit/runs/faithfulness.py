@@ -5,7 +5,7 @@
     curve_sizes      the sizes at which the Mechanistic Interpretability Benchmark measures
     cpr, cmd         its summary numbers, of shares of edges and the faithfulness at each
 
-    curve = measuring.measure(request)
+    curve = measure(request)
     curve.faithfulness                       # one number per size: 1 is as good as the model, 0 as bad as ablated
     curve.cpr, curve.cmd                     # area under it, and area between it and 1, over the benchmark's sizes
     curve.interval()                         # what resampling the prompts makes of it

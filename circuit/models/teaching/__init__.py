@@ -4,7 +4,7 @@ tasks    the texts it learned from, and prompt pairs that it has not seen (no to
 train    trains it: `python -m circuit.models.teaching.train`
 model/   the result, in Hugging Face format, with its model card
 
-model = circuit.load_model(teaching.FOLDER)
+model = circuit.load_model(FOLDER)
 """
 
 from pathlib import Path
