@@ -295,7 +295,9 @@ def summary(run: Run) -> None:
     cells[3].metric(f"{function}, corrupt", f"{run.baseline.corrupt:+.3f}", help="The whole model, corrupt prompts.")
     right = "–" if np.isnan(run.baseline.accuracy) else f"{run.baseline.accuracy:.0%}"
     cells[4].metric(
-        "Right above wrong", right, help="Share of clean prompts with every right answer above every wrong one."
+        "Right above wrong",
+        right,
+        help="Share of clean prompts with every right answer above every wrong one, of those that have a wrong one.",
     )
     warnings(run)
     if not run.scores.any():

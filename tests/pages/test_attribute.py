@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import uuid
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -26,6 +29,7 @@ from circuit.jobs.audition import METHODS
 from circuit.jobs.estimate import Line, Pace
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
+from circuit.runs.config import RunConfig
 from circuit.ui.frame.server import job_server
 from circuit.ui.run import estimate
 from tests.job_functions import square
@@ -381,3 +385,17 @@ def test_methods_are_tried_on_the_prompts_and_the_recommended_one_is_adopted(vis
     assert visitor.at.selectbox("kind").value == run.config.method.kind.title
     assert "Taken from the methods tried" in visitor.words()
     assert visitor.finish().config == run.config
+
+
+def test_a_model_that_gets_few_prompts_right_is_warned_of_where_some_pairs_have_no_wrong_answer(small: str) -> None:
+    """Pairs that the model gets wrong, as right and wrong answers are swapped, and one that cannot be judged."""
+    swapped = [PromptPair(p.clean, p.corrupt, p.wrong_answers, p.answers) for p in NUMBERS.pairs]
+    alone = [PromptPair("1 2 3 4", "1 9 3 4", ("6",))]
+    run = attribute(RunConfig(small, PromptSet("few", (*swapped, *alone)), Method(answer_function="avg_val")))
+    assert run.baseline.judged == len(swapped)
+    assert run.baseline.accuracy < 0.5
+    better = replace(run, baseline=replace(run.baseline, clean=run.baseline.corrupt + 1), id=uuid.uuid4().hex)
+    better.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{better.id}.safetensors")
+    visitor = Visitor(ATTRIBUTE, run=better.id)
+    assert visitor.metrics()["Right above wrong"] == f"{run.baseline.accuracy:.0%}"
+    assert "fewer than half of the clean prompts right" in visitor.words()

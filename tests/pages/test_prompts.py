@@ -402,3 +402,12 @@ def test_an_empty_table_cannot_be_checked_or_run(small: str) -> None:
     visitor.go(ATTRIBUTE)
     assert visitor.button("Run attribution").disabled
     assert "no prompts yet" in visitor.words()
+
+
+def test_no_button_removes_every_pair(small: str) -> None:
+    visitor = Visitor()
+    broken = (PromptPair("1 2", "1", ("4",), ("5",)), PromptPair("1 2", "2", ("4",), ("5",)))
+    visitor.work_on(small, PromptSet("broken", broken))
+    visitor.go(PROMPTS)
+    visitor.wait(lambda: "None of 2 pairs can be used" in visitor.words())
+    assert not any(button.label.startswith("Remove the") for button in visitor.at.button)
