@@ -20,7 +20,7 @@ rules, which it does not have.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Literal, Self, get_args
 
@@ -234,6 +234,20 @@ class Method:
         """Points along the path, and weights: see `sample_points`. `"activations"` goes through them once per group of
         sources."""
         return sample_points(self.mask_val, self.integrated_grad_samples, self.integration_rule, self.path)
+
+    def with_loss_of(self, other: Method) -> Self:
+        """This path and backward rule, with the loss and the ablation of another method.
+
+        Raises:
+            OptionError: When the path does not go with the ablation.
+        """
+        return replace(
+            self,
+            grad_function=other.grad_function,
+            answer_function=other.answer_function,
+            ablation_type=other.ablation_type,
+            clean_corrupt=other.clean_corrupt,
+        )
 
     def n_passes(self, n_layers: int) -> int:
         """Forward and backward passes per batch, in a model of this many blocks."""

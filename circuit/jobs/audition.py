@@ -73,20 +73,13 @@ class AuditionRequest:
         Raises:
             OptionError: Where none does.
         """
-        asked = self.config.method
         found = []
         for method in self.methods:
             try:
-                method = replace(
-                    method,
-                    grad_function=asked.grad_function,
-                    answer_function=asked.answer_function,
-                    ablation_type=asked.ablation_type,
-                    clean_corrupt=asked.clean_corrupt,
-                )
+                tried = method.with_loss_of(self.config.method)
             except OptionError:  # a path between the prompts needs the resample ablation
                 continue
-            found.append(replace(self.config, method=method, keep_positions=False))
+            found.append(replace(self.config, method=tried, keep_positions=False))
         if not found:
             raise OptionError("None of these methods goes with this ablation: choose the resample ablation.")
         return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.app import started_app
+from tests.streamlit_server import serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -51,8 +51,8 @@ def chromium() -> Iterator[Browser]:
 def app(folders: None, smollm2: PatchableModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app's address, for all tests of this folder. The model that it offers first is fetched before: the first
     time, that takes longer than a browser waits."""
-    with started_app(tmp_path_factory.mktemp("server")) as address:
-        yield address
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server.address
 
 
 @pytest.fixture

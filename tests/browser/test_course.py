@@ -18,8 +18,8 @@ from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.drafts import Draft, save_draft
 from circuit.runs.run import Run
-from tests.browser.app import started_app
 from tests.browser.pages import READY, no_exception, settle
+from tests.streamlit_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +34,8 @@ SETS = [PromptSet(f"Set of visitor {n}", PAIRS[2 * n : 2 * n + 3]) for n in rang
 @pytest.fixture(scope="module")
 def app(folders: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of its own, where visitors see their own runs only, as on a server for many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGESCOPE_LIST_RUNS", "own")
-        with started_app(tmp_path_factory.mktemp("course")) as address:
-            yield address
+    with serving(tmp_path_factory.mktemp("course"), EDGESCOPE_LIST_RUNS="own") as server:
+        yield server.address
 
 
 @pytest.fixture

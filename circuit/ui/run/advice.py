@@ -54,11 +54,4 @@ def panel(run: Run, choice: Choice, setting: Setting) -> None:
 def better_method(run: Run) -> RunConfig | None:
     """The run's settings with the default method's path, points and backward rule; None where it has these."""
     method = run.config.method
-    better = replace(
-        DEFAULT_METHOD,
-        grad_function=method.grad_function,
-        answer_function=method.answer_function,
-        ablation_type=method.ablation_type,
-        clean_corrupt=method.clean_corrupt,
-    )
-    return None if method.kind.averages else replace(run.config, method=better)
+    return None if method.kind.averages else replace(run.config, method=DEFAULT_METHOD.with_loss_of(method))
