@@ -131,3 +131,18 @@ def test_no_test_imports_from_another_test() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         found = [name for name in imported(path) if re.match(r"tests\.(\w+\.)*(test_|conftest)", name)]
         assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def page_files() -> list[Path]:
+    return [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "circuit" / "ui").rglob("*.py")]
+
+
+def test_only_the_job_panel_touches_its_keys() -> None:
+    touching = {path.name for path in page_files() if re.search(r"f[\"'](job|error|request|told)-\{", path.read_text())}
+    assert touching == {"job_panel.py"}
+
+
+def test_keys_of_the_session_are_named_in_one_place() -> None:
+    """What is written out where it is used belongs to one module alone, and is made from something."""
+    spelt = re.compile(r"session_state(?:\[|\.get\(|\.pop\(|\.setdefault\()[\"'](\w+)[\"']")
+    assert {path.name: spelt.findall(path.read_text()) for path in page_files() if spelt.search(path.read_text())} == {}
