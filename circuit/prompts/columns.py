@@ -134,7 +134,7 @@ def pairs_of(rows: Sequence[Row], tokenizer: PromptTokenizer | None) -> tuple[tu
             "above it is a right answer, the others are wrong ones."
         )
     else:
-        if columns.answers is not None and _plain(columns.answers) == "label" and _are_numbers(rows, columns.answers):
+        if columns.answers is not None and _are_marks(rows, columns.answers):
             raise _no_answers(names, rows[0][0])
         ids = _TokenIds(tokenizer)
         pairs = [_pair(where, row, columns, ids) for where, row in rows]
@@ -319,6 +319,14 @@ def _are_ids(value: Any) -> bool:
 
 def _are_numbers(rows: Sequence[Row], name: str) -> bool:
     return all(re.fullmatch(r"[0-9]+", str(row.get(name, ""))) for _, row in rows)
+
+
+def _are_marks(rows: Sequence[Row], name: str) -> bool:
+    """Whether a column of labels, or of what is correct, holds numbers or marks of the answers instead of these."""
+    if _plain(name) == "label" and _are_numbers(rows, name):
+        return True
+    values = {str(row.get(name, "")).strip().lower() for _, row in rows}
+    return _plain(name) in ("label", "correct", "right") and values <= {"0", "1", "true", "false"}
 
 
 def _is_missing(value: Any) -> bool:

@@ -168,6 +168,15 @@ def test_labels_that_are_numbers_of_something_are_no_answers(labels: str) -> Non
         text_reading(f"clean,corrupt,label\na,b,{first}\nc,d,{second}\n")
 
 
+@pytest.mark.parametrize("name", ["correct", "right", "label"])
+@pytest.mark.parametrize("marks", ["True\nFalse", "0\n1", "TRUE\nTRUE"])
+def test_marks_of_what_is_correct_are_no_answers(name: str, marks: str) -> None:
+    first, second = marks.split()
+    with pytest.raises(PromptError, match="is known to hold the right answers"):
+        text_reading(f"clean,corrupt,{name}\na,b,{first}\nc,d,{second}\n")
+    assert text_reading("clean,corrupt,correct\na,b,True\nc,d, sat\n").prompts.pairs[1].answers == (" sat",)
+
+
 def test_prompts_whose_answers_are_still_to_be_typed_are_read() -> None:
     assert text_reading("clean,corrupt\na,b\n").prompts.pairs == (PromptPair("a", "b", ()),)
 
