@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -21,22 +22,24 @@ from circuit.edges.method import Method
 from circuit.jobs.attribute import attribute
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
+from circuit.ui.run import choice
 
 FOLDER = Path(__file__).parent
 CONFIG = EXAMPLES["teaching-ioi"].config
+AFRESH = urlencode(choice.AFRESH)
 METHODS = {"eap": Method(mask_val=0.0), "ig": CONFIG.method}
 
 
 def pictures(runs: dict[str, Run]) -> dict[str, tuple[str, str, int]]:
     """For every picture the page and its parameters, what it waits for, and the window's height."""
-    run = runs["ig"].id
+    run, size = runs["ig"].id, EXAMPLES["teaching-ioi"].size
     graph = "svg .world .edge"
     return {
         "start": ("?", "text=Pick an example", HEIGHT),
         "prompts": ("Prompts?", "text=Check prompts", 1000),
         "attribute": ("Attribute?", "text=Run attribution", HEIGHT),
         "scores": (f"Scores?run={run}", ".js-plotly-plot .heatmaplayer image", 900),
-        "circuit": (f"Circuit?run={run}&edges={EXAMPLES['teaching-ioi'].size}", '[data-testid="stMetricValue"]', 820),
+        "circuit": (f"Circuit?run={run}&edges={size}&{AFRESH}", '[data-testid="stMetricValue"]', 820),
         "compare": (f"Compare?runs={run},{runs['eap'].id}", ".js-plotly-plot .main-svg", 1000),
         "learn": ("Learn?lesson=2", graph, 900),
     }
