@@ -262,6 +262,15 @@ BROKEN: dict[str, Broken] = {
         "trailing",
         "smollm2-135m",
     ),
+    "start": Broken(
+        "Only one prompt begins with a space",
+        "'·When' and 'When' are different tokens, so the two prompts differ in their first word too: part of each "
+        "score is about that, and not about who gives.",
+        _broken("a space before clean prompts", lambda pair: replace(pair, clean=f" {pair.clean}"), _SMOL),
+        _SMOL,
+        "start",
+        "smollm2-135m",
+    ),
     "few": Broken(
         "A few pairs make the difference",
         "In sixteen of twenty pairs, corrupting changes the place and not the giver. A mean over all pairs hides that "

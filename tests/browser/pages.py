@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 READY = 120_000  # milliseconds: a job waits for the worker to import torch, and for the model
 _QUIET = """() => {
@@ -59,6 +59,15 @@ def listens(plot: Locator) -> None:
 def drawn(page: Page) -> None:
     """Wait for two frames. In the first the browser learns where a wheel is listened to; before, it scrolls instead."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def box_of(element: Locator) -> FloatRect:
+    """Where an element lies, once the page is not drawing it anew."""
+    for _ in range(200):
+        if (box := element.bounding_box()) is not None:
+            return box
+        element.page.wait_for_timeout(50)
+    raise AssertionError("The element is not drawn.")
 
 
 def click_line(tab: Page, edge: Locator) -> None:

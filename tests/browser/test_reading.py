@@ -17,7 +17,7 @@ from circuit.plots.heatmap import block_of
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
-from tests.browser.pages import READY, click_line, drawn, go, listens, settle
+from tests.browser.pages import READY, box_of, click_line, drawn, go, listens, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -98,8 +98,7 @@ def test_zoom_stays_when_the_slider_moves_and_the_size_survives_a_reload(tab: Pa
     visit(tab, app, "Circuit", run=run.id, edges="40")
     world = tab.locator("svg .world")
     expect(world).to_be_visible()
-    box = tab.locator("svg .stage").bounding_box()
-    assert box is not None
+    box = box_of(tab.locator("svg .stage"))
     tab.mouse.move(box["x"] + 300, box["y"] + 100)
     drawn(tab)
     tab.keyboard.down("Control")

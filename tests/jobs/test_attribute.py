@@ -100,7 +100,8 @@ def test_a_run_says_where_it_comes_from(small: str, small_model: PatchableModel)
     assert provenance["model"] == "small"
     assert provenance["parameters"] == sum(p.numel() for p in random_hf_model("llama").parameters())
     assert provenance["device"] == "cpu"
-    assert provenance["versions"]["torch"] == torch.__version__
+    versions = provenance["versions"]
+    assert versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # without the kind of build
 
 
 def test_positions_kept_apart_add_up_to_positions_added_up(small: str) -> None:

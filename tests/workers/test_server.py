@@ -347,9 +347,11 @@ def test_a_worker_that_is_stopped_while_it_has_nothing_to_do_is_replaced() -> No
     try:
         assert works(server)
         assert server._cluster is not None
-        stopped = psutil.Process(server._cluster._processes[1].pid).children()[-1]
+        nanny = psutil.Process(server._cluster._processes[1].pid)
+        stopped = nanny.children()[-1]
+        before = {child.pid for child in nanny.children()}
         stopped.suspend()
-        until(lambda: not lives(stopped.pid))
+        until(lambda: not lives(stopped.pid) and {child.pid for child in nanny.children()} - before)
         assert works(server)
     finally:
         server.close()
