@@ -24,7 +24,7 @@ def run_example(example: Example) -> None:
     if session.prompts() != config.prompts:
         session.put_prompts(config.prompts)
     job_panel.start("example", attribute, config, title=f"{config.prompts.name} on {title_of(config.model)}")
-    st.rerun()
+    click.run_again()
 
 
 def show_circuit(run: Run) -> None:

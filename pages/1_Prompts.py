@@ -52,7 +52,7 @@ def choose_model() -> None:
             st.error(markdown.plain(f"'{named}' is no hub id: those look like 'owner/name'."))
     if key != session.model_key():
         st.session_state[keys.MODEL] = key
-        st.rerun()  # the sidebar stands above
+        click.run_again()  # the sidebar stands above
     entry, known = models.get(key), key in session.cards()
     label = "Load model" if entry is None or is_here(key) or not entry.download else f"Download ({entry.download} MB)"
     slot = f"load-{key}"
@@ -66,10 +66,10 @@ def choose_model() -> None:
         help="Brings the model into memory now, and shows its size. Checking and running do so by themselves.",
     ):
         job_panel.start(slot, describe_model, ModelRequest(key), title=f"Loading {title_of(key)}")
-        st.rerun()
+        click.run_again()
     if (card := job_panel.follow(slot, in_address=True)) is not None:
         session.cards()[key] = card
-        st.rerun()
+        click.run_again()
     if known:
         show_card(session.cards()[key])
     elif entry is not None:
@@ -118,10 +118,10 @@ def edit() -> None:
             st.error(f"The last edit was not kept. {markdown.plain(str(error))}")
             return
         session.take_edit(after, start_over=wants_numbers(edited))
-        st.rerun()  # the sidebar stands above, and has counted already
+        click.run_again()  # the sidebar stands above, and has counted already
     if wants_numbers(edited):
         session.take_edit(after, start_over=True)
-        st.rerun()
+        click.run_again()
 
 
 def below_the_table() -> None:
@@ -221,7 +221,7 @@ def check_button(wanted: CheckRequest, *, usable: bool) -> None:
         else "One forward pass on every clean and corrupt prompt.",
     ):
         job_panel.start("check", check_prompts, wanted, title=f"Checking {counted(len(missing), 'pair')}")
-        st.rerun()
+        click.run_again()
 
 
 def report(request: CheckRequest, checked: Encoded, words: PromptTokenizer) -> None:
@@ -265,7 +265,7 @@ with next_at:
     navigation.next_step(navigation.ATTRIBUTE, "Continue")
 if (found := job_panel.follow("check", in_address=True, now=wanted)) is not None:
     prompt_report.take(found)
-    st.rerun()
+    click.run_again()
 if checked is not None and words is not None:
     report(request, checked, words)
 elif not len(session.prompts()):

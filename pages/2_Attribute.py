@@ -354,12 +354,13 @@ except CircuitError as error:
     told.error(str(error))
 
 ready = config is not None and len(prompts) > 0
-if not prompts.pairs:
-    st.warning(f"There are no prompts yet: enter some on the page 1 · Prompts. {explain.more('clean-prompt')}")
-tokens.say_what_is_used(apart=bool(st.session_state[keys.POSITIONS_APART]))
 busy = job_panel.running("attribute") is not None
-if config is not None and ready and not busy:
-    estimate.show(config)
+with st.container():  # one place, whatever there is to say
+    if not prompts.pairs:
+        st.warning(f"There are no prompts yet: enter some on the page 1 · Prompts. {explain.more('clean-prompt')}")
+    tokens.say_what_is_used(apart=bool(st.session_state[keys.POSITIONS_APART]))
+    if config is not None and ready and not busy:
+        estimate.show(config)
 with beside:
     clicked = click.button(
         "Run attribution",
@@ -372,13 +373,14 @@ with beside:
     )
 if clicked:
     job_panel.start("attribute", attribute, config, title=f"{prompts.name} on {title_of(session.model_key())}")
-    st.rerun()
+    click.run_again()
 finished = job_panel.follow("attribute", in_address=True, now=config)
 if finished is not None:
     estimate.learn(finished)
     session.show_run(finished)
-    st.rerun()  # the sidebar stands above, and its links lead to the run that was shown
-if (shown := session.current_run()) is not None and not busy:
-    summary(shown)
+    click.run_again()  # the sidebar stands above, and its links lead to the run that was shown
+with st.container():
+    if (shown := session.current_run()) is not None and not busy:
+        summary(shown)
 if config is not None and ready:
     audition.panel(config)

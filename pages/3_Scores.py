@@ -66,9 +66,10 @@ def controls(run: Run) -> tuple[Shown, DeltaGenerator]:
         share_at = st.container(width="content")
     edges = run.order if kept is None else strongest_of(kept, run.ranks)
     caption = run.caption
-    if filtered:
-        st.caption(f"Showing **{markdown.plain(filtered)}**: {len(edges):,} edges.")
-        caption = f"{run.caption}; {filtered}"
+    with st.container():  # one place, with or without the caption
+        if filtered:
+            st.caption(f"Showing **{markdown.plain(filtered)}**: {len(edges):,} edges.")
+            caption = f"{run.caption}; {filtered}"
     return Shown(view, position, reduce, kept, filtered, edges, caption), share_at
 
 

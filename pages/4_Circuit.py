@@ -16,7 +16,7 @@ from circuit.plots.graph_svg import graph_svg
 from circuit.plots.layout import circuit_layout
 from circuit.runs import export
 from circuit.runs.run import Run
-from circuit.ui.frame import address, explain, markdown, navigation, page, session, share
+from circuit.ui.frame import address, click, explain, markdown, navigation, page, session, share
 from circuit.ui.frame.page import ALL_ZERO
 from circuit.ui.run import advice, checks, faithfulness, graph_view, stability
 from circuit.ui.run.choice import Choice, choose, reference
@@ -30,25 +30,11 @@ WIDTH = 690  # pixels that the graph has on a screen of 1366
 def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     """The picture; returns the graph drawn, if there is one."""
     live = live_edges(run.graph, choice.edges)
-    dead = choice.n - len(live)
     shown = live if choice.drop_dead_ends else choice.edges
-    if dead:
-        are = "is a dead end" if dead == 1 else "are dead ends"
-        what = "not drawn" if choice.drop_dead_ends else "drawn too"
-        st.caption(f"{dead:,} of the {choice.n:,} edges {are}, on no path from Resid Start to Resid End: {what}.")
+    with st.container():  # one place, with or without a word: the picture stays where it is
+        say_what_is_drawn(choice, len(live), len(shown))
     if not len(shown):
-        st.info(f"No path leads from Resid Start to Resid End through these edges. {explain.more('dead-end')}")
         return None
-    if len(shown) > DRAWN:
-        st.warning(
-            f"{len(shown):,} edges are too many to draw: the graph shows the strongest {DRAWN:,} of them. "
-            f"{explain.more('graph-size')}"
-        )
-    elif len(shown) > READABLE:
-        st.warning(
-            f"{len(shown):,} edges are hard to read in one picture. Zoom in, or hover to single out a node. "
-            f"{explain.more('graph-size')}"
-        )
     shown = shown[:DRAWN]
     drawn = circuit_graph(run.graph, shown, run.scores, ranks=run.ranks)
     layout = circuit_layout(drawn, reference(run, choice), width=WIDTH, tokens=run.tokens)
@@ -75,6 +61,26 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
         table = readable(run.graph, table)
         st.dataframe(table, hide_index=True, height=260, alt=f"The {len(shown)} edges drawn, with their scores.")
     return drawn
+
+
+def say_what_is_drawn(choice: Choice, n_live: int, n_shown: int) -> None:
+    """Why the picture has fewer edges than the circuit, and where it has too many."""
+    if dead := choice.n - n_live:
+        are = "is a dead end" if dead == 1 else "are dead ends"
+        what = "not drawn" if choice.drop_dead_ends else "drawn too"
+        st.caption(f"{dead:,} of the {choice.n:,} edges {are}, on no path from Resid Start to Resid End: {what}.")
+    if not n_shown:
+        st.info(f"No path leads from Resid Start to Resid End through these edges. {explain.more('dead-end')}")
+    elif n_shown > DRAWN:
+        st.warning(
+            f"{n_shown:,} edges are too many to draw: the graph shows the strongest {DRAWN:,} of them. "
+            f"{explain.more('graph-size')}"
+        )
+    elif n_shown > READABLE:
+        st.warning(
+            f"{n_shown:,} edges are hard to read in one picture. Zoom in, or hover to single out a node. "
+            f"{explain.more('graph-size')}"
+        )
 
 
 def question(run: Run) -> None:
@@ -178,7 +184,7 @@ def details(run: Run, drawn: nx.MultiDiGraph, below: DeltaGenerator) -> None:
             node_details(run, drawn, name, below)
         elif kind == "edge" and name.isdecimal() and len(name) < 12 and int(name) < run.graph.n_edges:
             if follow_effects(run):
-                st.rerun()  # the picture has been drawn without what was found
+                click.run_again()  # the picture has been drawn without what was found
             edge_details(run, int(name))
         elif kind == "node":
             st.markdown(f"**{markdown.plain(name[:40])}** is not in this circuit.")
@@ -213,11 +219,13 @@ with graph:
     drawn = draw(run, choice)
     checked_at, below = st.container(), st.container()
 with beside:
-    if drawn is not None:
-        details(run, drawn, below)
+    with st.container():  # one place, whether or not a part is looked at
+        if drawn is not None:
+            details(run, drawn, below)
     st.subheader("Does it still do the task?", anchor=False)
     setting = faithfulness.ask(run, choice)
-    faithfulness.panel(run, choice, setting)
+    with st.container():  # one place, before and after it is measured
+        faithfulness.panel(run, choice, setting)
     faithfulness.keeping(run, setting)
     advice.panel(run, choice, setting)
 if drawn is not None:

@@ -131,7 +131,7 @@ def rename(entry: RunEntry) -> None:
             except RunFileError as error:
                 st.error(markdown.plain(str(error)))
             else:
-                st.rerun()
+                click.run_again()
 
 
 def content(entry: RunEntry) -> bytes:
@@ -163,9 +163,9 @@ def confirm(entries: list[RunEntry]) -> None:
         args=(entries,),
         help="For good.",
     ):
-        st.rerun()
+        click.run_again()
     if click.button("Keep", key="delete-no", at=no, width="stretch", help="Leaves everything as it is."):
-        st.rerun()
+        click.run_again()
 
 
 def delete_now(entries: list[RunEntry]) -> None:
@@ -217,7 +217,7 @@ def take_in() -> None:
         session.look_at(run)
         st.session_state[keys.TAKEN_IN] = st.session_state.get(keys.TAKEN_IN, 0) + 1  # an empty uploader
         shared_settings.say(f"The run of {run.config.prompts.name[:80]} was taken in, and is shown now.")
-        st.rerun()
+        click.run_again()
 
 
 def not_saved(run: Run) -> None:
@@ -226,7 +226,7 @@ def not_saved(run: Run) -> None:
         with st.container(horizontal=True):
             if click.button("Save again", key=f"save-{run.id}", help="Tries once more to write it to the runs folder."):
                 session.keep_run(run)
-                st.rerun()
+                click.run_again()
             st.download_button(
                 "Download",
                 partial(export.run_file, run),

@@ -205,7 +205,7 @@ def faithfulness(runs: list[Run], letters: list[str], n: int) -> None:
                 setting, slot = curve_of(run)
                 title = f"Measuring circuits of run {letter}"
                 job_panel.start(slot, measure, setting.request(run, *curve_sizes(run.graph.n_edges)), title=title)
-            st.rerun()
+            click.run_again()
         st.caption(
             f"Not measured yet: {', '.join(missing)}. Circuits of all sizes take a few seconds to a minute per run."
         )

@@ -364,7 +364,7 @@ def begin(sweep: Sweep) -> None:
         return
     st.session_state[keys.SWEEP_TABLE] = st.query_params["table"] = table.id
     job_panel.hold("sweep", table.job)
-    st.rerun()
+    click.run_again()
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

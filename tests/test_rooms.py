@@ -142,6 +142,10 @@ def test_only_the_job_panel_touches_its_keys() -> None:
     assert touching == {"job_panel.py"}
 
 
+def test_pages_run_again_only_in_the_way_that_loses_no_click() -> None:
+    assert {path.name for path in page_files() if "st.rerun(" in path.read_text()} == {"click.py"}
+
+
 def test_keys_of_the_session_are_named_in_one_place() -> None:
     """What is written out where it is used belongs to one module alone, and is made from something."""
     spelt = re.compile(r"session_state(?:\[|\.get\(|\.pop\(|\.setdefault\()[\"'](\w+)[\"']")

@@ -134,6 +134,21 @@ class Visitor:
         drawn = self.at.get("bidi_component")
         return json.loads(drawn[0].proto.json)["svg"] if drawn else ""
 
+    def places(self) -> dict[str, tuple[int, ...]]:
+        """Where the block lies that holds each widget or picture with a key: a browser draws it anew where that
+        changes, and what was opened, zoomed or about to be clicked in it is lost."""
+        found: dict[str, tuple[int, ...]] = {}
+
+        def look(block: Any, place: tuple[int, ...]) -> None:
+            for index, child in block.children.items():
+                if hasattr(child, "children"):
+                    look(child, (*place, index))
+                elif len(parts := getattr(child.proto, "id", "").split("-", 2)) == 3:
+                    found[parts[2]] = place  # the id ends with the key
+
+        look(self.at.main, ())
+        return found
+
     def query(self) -> dict[str, str]:
         """What the address says."""
         return {key: value if isinstance(value, str) else value[0] for key, value in self.at.query_params.items()}

@@ -47,6 +47,24 @@ def test_a_circuit_is_drawn_and_measured(stored: Run) -> None:
     assert (whole.strip(), none.strip()) == (f"{stored.baseline.clean:+.2f}", f"{stored.baseline.corrupt:+.2f}")
 
 
+def test_what_is_on_the_page_stays_at_its_place_while_jobs_and_warnings_come_and_go(stored: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=stored.id, edges="9999999")  # a warning, and no job yet
+    assert "left out" in visitor.words()
+    before = visitor.places()
+    assert f"graph-{stored.id}" in before
+
+    def stays() -> None:
+        now = visitor.places()
+        assert {key: place for key, place in now.items() if before.get(key, place) != place} == {}
+
+    visitor.run()  # its jobs go on
+    stays()
+    visitor.wait(visitor.metrics)
+    stays()
+    visitor.wait(lambda: "each ablated alone" in visitor.words())
+    stays()
+
+
 def test_a_circuit_is_measured_on_the_pairs_that_were_held_out(halved: Run) -> None:
     visitor = Visitor(CIRCUIT, run=halved.id, edges="26")
     visitor.wait(visitor.metrics)

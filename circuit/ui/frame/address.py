@@ -125,8 +125,9 @@ def belongs_to(run: Run) -> None:
         for key in keys.OF_ONE_RUN:
             st.session_state.pop(key, None)
     st.session_state[keys.LOOKED_AT] = run.id
-    if words := memory.recall("left-out"):
-        st.warning(words)  # which ends with explain.more
+    with st.container():  # one place, with or without a warning
+        if words := memory.recall("left-out"):
+            st.warning(words)  # which ends with explain.more
 
 
 def keep(page: str) -> None:

@@ -1,17 +1,21 @@
-"""Buttons whose click is not lost.
+"""Buttons and links whose click is not lost.
 
     if click.button("Run", key="run"):
         ...
+        click.run_again()               # st.rerun for all pages
 
 A page that runs again by itself before it reaches a button forgets the click that it ran for: Streamlit ends a click
 with the run that it began. So the button's callback, which runs first of all, remembers the click
 (`circuit.ui.frame.memory`), and it is recalled where the button stands. Every button that a page acts on is one of
 these, unless it acts in a callback of its own.
+
+A page that asks to be run again takes the place of whatever the visitor has asked for since Streamlit last looked: a
+click on a link then leads nowhere. So pages run again by `run_again`, which lets Streamlit look first.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -33,6 +37,12 @@ def submit(label: str, *, key: str, **options: Any) -> bool:
     """The same of the button that sends a form."""
     st.form_submit_button(label, key=key, on_click=_remember, args=(key,), **options)
     return _was_clicked(key)
+
+
+def run_again(scope: Literal["app", "fragment"] = "app") -> NoReturn:
+    """`st.rerun`, after what the visitor has asked for meanwhile, if anything."""
+    st.empty()  # any element will do: Streamlit looks for requests wherever one is drawn
+    st.rerun(scope=scope)
 
 
 def _was_clicked(key: str) -> bool:

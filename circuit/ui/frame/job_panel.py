@@ -124,13 +124,15 @@ def computed(
         again: The label of a button that tries once more after an error; no button without it.
         quiet: A line to draw instead of the panel; an error is not shown then, either.
     """
+    if f"job-{slot}" not in st.session_state and not failed(slot) and known() is None:
+        start(slot, function, request, title)  # before the panel is drawn, which then stays where it is
     _keep_result(slot, keep, quiet)
     if (answer := known()) is not None:
         return answer
     if failed(slot):
         if again is not None and click.button(again, key=f"again-{slot}", help="Computes it once more."):
             forget_error(slot)
-            st.rerun()
+            click.run_again()
     elif running(slot) is None:
         start(slot, function, request, title)
         _keep_result(slot, keep, quiet)
@@ -181,13 +183,14 @@ def follow(
             st.query_params[name] = st.session_state[f"job-{slot}"]
         elif name in st.query_params:
             del st.query_params[name]
-    if job is not None and not job.over:
+    with st.container():  # one place, whether or not there is a job: what follows is not drawn anew
+        if job is not None and not job.over:
+            if quiet is None:
+                _panel(slot, _Ticks(), shared)
+            else:
+                _line(slot, _Ticks(), quiet)
         if quiet is None:
-            _panel(slot, _Ticks(), shared)
-        else:
-            _line(slot, _Ticks(), quiet)
-    if quiet is None:
-        _ending(slot, now)
+            _ending(slot, now)
     return value
 
 
@@ -223,7 +226,7 @@ class _Ticks:
         first, self._first = self._first, False
         if over and not first:
             address.keep_puts()
-            st.rerun(scope="app")
+            click.run_again()
 
 
 @st.fragment(run_every=0.4)

@@ -43,7 +43,7 @@ def go(page: str) -> None:
         st.query_params[name] = value
     if keys.RUN not in st.session_state:
         st.query_params.pop("run", None)
-    st.rerun()
+    click.run_again()
 
 
 def parameters(page: str) -> dict[str, str]:

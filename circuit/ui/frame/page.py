@@ -41,21 +41,22 @@ def begin(title: str, lead: str) -> None:
     """Call first on every page. `lead` says in one or two sentences what the page is for."""
     st.set_page_config(page_title=f"{title} · Edgescope", page_icon="🔬", layout="wide")
     st.html(f"<style>{_CSS}{_CSS_DARK if is_dark() else ''}</style>")
-    _server()
-    _sign_in()
-    job_panel.watch()
-    draft.sync()
-    my_runs.sync()
-    shared_settings.take()
-    session.find_run()  # the page says so where it cannot be shown
-    st.header(title, anchor=False)
-    st.markdown(lead)
-    if notice := st.session_state.pop(keys.NOTICE, None):
-        st.warning(f"{plain(notice)} {explain.more('run')}")
-    shared_settings.show_said()
-    _sidebar()
-    here = st.session_state[keys.HERE] = next((target for target, label, _ in PAGES if label == title), LANDING)
-    tour.card(here)
+    with st.container():  # one place, whatever comes and goes in it: what follows stays, with its zoom and its clicks
+        _server()
+        _sign_in()
+        job_panel.watch()
+        draft.sync()
+        my_runs.sync()
+        shared_settings.take()
+        session.find_run()  # the page says so where it cannot be shown
+        st.header(title, anchor=False)
+        st.markdown(lead)
+        if notice := st.session_state.pop(keys.NOTICE, None):
+            st.warning(f"{plain(notice)} {explain.more('run')}")
+        shared_settings.show_said()
+        _sidebar()
+        here = st.session_state[keys.HERE] = next((target for target, label, _ in PAGES if label == title), LANDING)
+        tour.card(here)
 
 
 def _server() -> None:

@@ -20,7 +20,7 @@ from circuit.runs.examples import EXAMPLES
 from circuit.runs.faithfulness import Curve
 from circuit.runs.library import merge_curves
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, keys, markdown, my_runs
+from circuit.ui.frame import click, explain, keys, markdown, my_runs
 
 if TYPE_CHECKING:
     from circuit.models.load import ModelCard
@@ -68,7 +68,7 @@ def put_prompts(new: PromptSet) -> None:
 def replace_prompts(new: PromptSet) -> None:
     """The same, at once."""
     put_prompts(new)
-    st.rerun()
+    click.run_again()
 
 
 def work_on(model: str, new: PromptSet) -> None:

@@ -152,7 +152,7 @@ def card(here: str) -> None:
         st.session_state[keys.TOUR_BEFORE] = (session.model_key(), session.prompts(), None)
         st.session_state[keys.TOUR_STEP] = int(named) - 1
         _take_example()
-        st.rerun()  # the sidebar stands above
+        click.run_again()  # the sidebar stands above
     if keys.TOUR_STEP not in st.session_state:
         return
     at = st.session_state[keys.TOUR_STEP]
@@ -215,7 +215,7 @@ def _run() -> Run | None:
 
     def keep(_: RunConfig, found: Run) -> None:
         session.show_run(found)
-        st.rerun()
+        click.run_again()
 
     return job_panel.computed(_SLOT, attribute, EXAMPLE.config, "Scoring the tour's example", known=_shown, keep=keep)
 

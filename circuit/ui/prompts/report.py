@@ -163,7 +163,7 @@ def choose_row(source: str, picked: int | None) -> None:
         st.session_state[f"picked-{source}"] = picked
         if picked is not None:
             st.session_state[keys.ROW_WANTED] = picked + 1
-            st.rerun()
+            click.run_again()
 
 
 def show_row(checked: Encoded, words: PromptTokenizer, results: dict[int, PairResult]) -> None:

@@ -44,10 +44,10 @@ def panel(config: RunConfig) -> None:
         ):
             job_panel.start(_SLOT, audition, request, title=f"Methods tried on {config.prompts.name}")
             st.session_state[keys.AUDITION_ASKED] = request
-            st.rerun()
+            click.run_again()
         if (found := job_panel.follow(_SLOT, in_address=True)) is not None:
             st.session_state[keys.AUDITION] = st.session_state.get(keys.AUDITION_ASKED, request), found
-            st.rerun()
+            click.run_again()
         if known is not None and here:
             _show(known[1])
 

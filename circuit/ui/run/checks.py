@@ -14,7 +14,7 @@ from circuit.common.words import counted
 from circuit.edges.agreement import OPPOSITE, contradictions, disagreements, is_no_effect
 from circuit.jobs.inspect import EffectsRequest, measure_effects
 from circuit.runs.run import Run
-from circuit.ui.frame import explain, job_panel, session
+from circuit.ui.frame import click, explain, job_panel, session
 from circuit.ui.frame.widgets import kept
 
 _AT_ONCE = 10
@@ -57,7 +57,7 @@ def panel(run: Run, drawn: nx.MultiDiGraph, *, wait: bool) -> None:
             quiet=f"{len(edges) - len(left)} of {counted(len(edges), 'drawn edge')} checked …",
         )
         if len(session.effects(run)) > before:
-            st.rerun()  # the picture was drawn without what was found
+            click.run_again()  # the picture was drawn without what was found
         if job_panel.failed(slot):
             st.caption("The other drawn edges could not be checked.")
     _say(run, edges)

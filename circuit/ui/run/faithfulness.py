@@ -144,12 +144,12 @@ def keeping(run: Run, setting: Setting) -> None:
             f"ablated model, measured on {setting.pairs(run).partition(':')[0]}.",
         ):
             job_panel.start(slot, partial(find_smallest, target=target), request, title=f"Looking for {target:.0%}")
-            st.rerun()
+            click.run_again()
         if (found := job_panel.follow(slot)) is not None:
             session.keep_curve(run, setting.key, found)
             if (n := found.smallest(target, request.most(run.graph))) is not None:
                 show_size(run, n)
-                st.rerun()
+                click.run_again()
             st.info(f"No circuit by {setting.order} keeps {target:.0%}: rank or take the edges otherwise.")
 
 
@@ -347,12 +347,12 @@ def curve(run: Run, choice: Choice, setting: Setting) -> None:
     ):
         requests = [each.request(run, *sizes) for each in settings]
         job_panel.start(slot, measure_all, requests, title=f"Measuring circuits of {len(sizes)} sizes")
-        st.rerun()
+        click.run_again()
     if (found := job_panel.follow(slot, in_address=True)) is not None:
         all_settings = [setting, *(replace(setting, shuffled=seed) for seed in _RANDOM_SEEDS)]
         for each, measured in zip(all_settings, found, strict=False):  # the random ones may not have been asked for
             session.keep_curve(run, each.key, measured)
-        st.rerun()
+        click.run_again()
     kept = session.curves(run)
     main = kept.get(setting.key)
     if main is None or not set(sizes) <= set(main.sizes):
@@ -413,7 +413,7 @@ def _figure(run: Run, choice: Choice, setting: Setting, main: Curve, random: lis
     points = event["selection"]["points"]
     if address.changed(f"curve-{setting.key}", points) and (n := points[0].get("x")) is not None:
         show_size(run, int(n))
-        st.rerun()
+        click.run_again()
     said = "**Click** a point to see the circuit of that size above."
     connects = _connects(run, setting.importance, setting.rule)
     if setting.direction == "keep" and connects is not None and connects > min(size for size in main.sizes if size):
@@ -470,9 +470,9 @@ def _smallest(run: Run, setting: Setting, main: Curve) -> None:
         help="Tries sizes between those measured, and shows the circuit that it finds.",
     ):
         job_panel.start(slot, find_smallest, request, title="Looking for the smallest circuit")
-        st.rerun()
+        click.run_again()
     if (found := job_panel.follow(slot, in_address=True)) is not None:
         session.keep_curve(run, setting.key, found)
         if (n := found.smallest(_TARGET, request.most(run.graph))) is not None:
             show_size(run, n)
-        st.rerun()
+        click.run_again()
