@@ -75,13 +75,24 @@ def small(small_folder: Path) -> str:
     return f"local/{small_folder.name}"
 
 
-@pytest.fixture(scope="module")
-def pages_worker(small: str) -> Iterator[None]:
-    """The job server that the pages start, whose worker finds the small model, ends with the module's tests."""
+@pytest.fixture(scope="session")
+def job_server_of_pages(small: str) -> Iterator[None]:
+    """The job server that the pages start, whose worker finds the small model; one for all tests of a process, as a
+    worker takes seconds to start."""
     from circuit.ui.frame.server import job_server
 
     yield
     job_server.clear()
+
+
+@pytest.fixture
+def pages_worker(job_server_of_pages: None) -> Iterator[None]:
+    """The same, for one test: what its visitors left going on is cancelled at its end, so no other waits for it."""
+    from circuit.ui.frame.server import job_server
+
+    yield
+    for job in list(job_server()._jobs.values()):
+        job.cancel()
 
 
 @pytest.fixture(scope="session")

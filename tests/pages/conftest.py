@@ -15,9 +15,9 @@ from circuit.runs.run import Run
 from tests.visitor import ATTRIBUTE, NUMBERS, Visitor
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def own_jobs(pages_worker: None) -> None:
-    """Every module starts with no jobs on the server of the pages."""
+    """Every test starts with no jobs on the server of the pages."""
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +23,11 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def visitor() -> Iterator[Visitor]:
+def visitor() -> Visitor:
     visitor = Visitor("pages/7_Sweep.py")
     visitor.work_on("teaching", IOI)
     visitor.go("pages/7_Sweep.py")
-    yield visitor
-    job_server.clear()
+    return visitor
 
 
 def pick(at: AppTest, key: str, values: list[Any]) -> None:

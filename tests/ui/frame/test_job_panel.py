@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from circuit.ui.frame.server import job_server
-
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.usefixtures("pages_worker")
 FILES = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "circuit" / "ui").rglob("*.py"))]
-
-
-@pytest.fixture(autouse=True)
-def server(folders: None) -> Iterator[None]:
-    yield
-    job_server.clear()
 
 
 def page() -> None:
