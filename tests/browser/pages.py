@@ -10,10 +10,10 @@ _QUIET = """() => {
     window.settling ??= {since: now, quiet: now};
     if (app?.dataset.testScriptState !== "notRunning") window.settling.quiet = now;
     const {since, quiet} = window.settling;
-    return now - quiet > 250 || (now - since > 5000 && quiet < now);
+    return now - quiet > 250 || (now - since > 1500 && quiet < now);
 }"""
-"""Whether the script has not run for a quarter of a second; after five, as a running job's panel runs at any moment,
-whether it does not run now."""
+"""Whether the script has not run for a quarter of a second; as a running job's panel runs at any moment, after one and a
+half seconds it is enough that it does not run now."""
 
 
 def settle(page: Page) -> None:
