@@ -12,8 +12,8 @@ _QUIET = """() => {
     const {since, quiet} = window.settling;
     return now - quiet > 250 || (now - since > 1500 && quiet < now);
 }"""
-"""Whether the script has not run for a quarter of a second; as a running job's panel runs at any moment, after one and a
-half seconds it is enough that it does not run now."""
+"""Whether the script has not run for a quarter of a second; as a running job's panel runs at any moment, it is enough
+after one and a half seconds that it does not run now."""
 
 
 def settle(page: Page) -> None:
