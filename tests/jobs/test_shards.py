@@ -26,7 +26,7 @@ from circuit.workers.group import JobGroup
 from circuit.workers.server import JobServer
 from tests.job_functions import until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 Cancelled = Callable[[], bool]
 
 ALL = PRESETS["teaching-ioi"].prompts.pairs

@@ -31,7 +31,7 @@ from circuit.workers.job import Job
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 IOI = replace(PRESETS["teaching-ioi"].prompts, pairs=PRESETS["teaching-ioi"].prompts.pairs[:8])
 BAD = PromptSet("bad", (PromptPair("Mary", "Mary met John", (" Mary",), (" John",)),))
@@ -178,7 +178,7 @@ def busy(server: JobServer) -> Iterator[None]:
     yield
     for job in jobs:
         job.cancel()
-        assert job.wait(30)
+        assert job.wait(100)
 
 
 def test_rows_that_were_cancelled_say_so(server: JobServer, tmp_path: Path, busy: None) -> None:

@@ -64,7 +64,7 @@ def busy() -> Iterator[None]:
     job._asked = math.inf  # they have its page open
     yield
     job.cancel()
-    assert job.wait(30)
+    assert job.wait(100)
 
 
 def reloaded(visitor: Visitor, page: str, name: str) -> None:

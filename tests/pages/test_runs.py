@@ -241,7 +241,7 @@ def test_a_run_is_saved_though_its_visitor_has_gone(library: RunLibrary, small: 
     visitor.click("Run attribution")
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(60)  # nobody looks at the page any more
+    assert job.wait(100)  # nobody looks at the page any more
     assert [entry.id for entry in library.listing().entries] == [job.result().id]
 
 
@@ -321,7 +321,7 @@ def test_a_run_is_listed_though_its_tab_was_closed_before_it_finished(
     address = visitor.query()["mine"]
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(60)  # nobody looks at the page any more
+    assert job.wait(100)  # nobody looks at the page any more
     assert len(table(Visitor(RUNS, mine=address))) == 1
     assert "No run is kept yet" in Visitor(RUNS).words()
 

@@ -91,7 +91,7 @@ def test_a_run_that_was_started_elsewhere_does_not_lead_away_from_the_landing_pa
     visitor.go("app.py")
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(60)
+    assert job.wait(100)
     visitor.run()
     assert visitor.at.header[0].value == "Edgescope"
     visitor.go(ATTRIBUTE)

@@ -18,7 +18,7 @@ from circuit.workers.cluster import LocalCluster, default_devices, places
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, environment, running, square, until, works
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_every_worker_sees_its_own_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_two_workers_on_the_cpu_run_two_jobs_at_once() -> None:
         assert server.devices == ("cpu", "cpu")
         jobs = [server.submit(environment, 3.0, owner=owner) for owner in ("ann", "bob")]
         until(lambda: [job.state for job in jobs] == ["running", "running"])
-        assert all(job.wait(30) for job in jobs)
+        assert all(job.wait(100) for job in jobs)
         found = [job.result() for job in jobs]
         assert found[0]["pid"] != found[1]["pid"]
         assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["", ""]
@@ -148,7 +148,7 @@ class Machines:
             process.terminate()
         for process in reversed(self.processes):
             try:
-                process.wait(20)
+                process.wait(100)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -173,7 +173,7 @@ def test_workers_of_other_machines_are_used_as_they_come_and_go(machines: Machin
             until(lambda: server._client is not None)
             assert (early.state, server.devices) == ("starting", ())  # there is no worker yet
             first = machines.worker()
-            assert early.wait(60)
+            assert early.wait(100)
             assert early.result() == {"square": 9}
             assert server.devices == ("cpu on 127.0.0.1",)
 
@@ -183,14 +183,14 @@ def test_workers_of_other_machines_are_used_as_they_come_and_go(machines: Machin
             until(lambda: [job.state for job in both] == ["running", "running"])
             for job in both:
                 job.cancel()
-            assert all(job.wait(30) for job in both)
+            assert all(job.wait(100) for job in both)
 
             first.terminate()
             until(lambda: len(server.devices) == 1)
             one, two = running(server.submit(count, LONG)), server.submit(square, 3)
             assert two.position == 1
             one.cancel()
-            assert two.wait(30)
+            assert two.wait(100)
             assert works(server)
         finally:
             server.close()

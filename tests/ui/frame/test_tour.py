@@ -106,7 +106,7 @@ def test_a_click_counts_where_the_example_is_scored_at_that_moment() -> None:
     at = press(visit(), "start")
     job = job_server().get(at.session_state["job-tour"])
     assert job is not None
-    job.wait(60)
+    job.wait(100)
     assert job.over
     assert "run" not in at.session_state  # the page that the click runs takes it, and runs again
     press(at, "next")
