@@ -182,18 +182,21 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_less() -> None:
     said = in_a_process("""
         release(torch.device("cpu"))
         vms, rss = psutil.Process().memory_info().vms, psutil.Process().memory_info().rss
-        resource.setrlimit(resource.RLIMIT_AS, (vms + spare, resource.RLIM_INFINITY))
-        with collected() as notes:
-            found = scores(1024)
-        assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
-        print(*notes, sep="\\n")
-        try:
-            scores(1024, AblationType.BATCH_TOKENWISE_MEAN)
-        except CircuitError as error:
-            print(error)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        release(torch.device("cpu"))
-        print("left", psutil.Process().memory_info().rss - rss)
+        left = []
+        for _ in range(3):  # now and then PyTorch holds on to a batch until the next one: what is lost is lost each time
+            resource.setrlimit(resource.RLIMIT_AS, (vms + spare, resource.RLIM_INFINITY))
+            with collected() as notes:
+                found = scores(1024)
+            assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+            print(*notes, sep="\\n")
+            try:
+                scores(1024, AblationType.BATCH_TOKENWISE_MEAN)
+            except CircuitError as error:
+                print(error)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            release(torch.device("cpu"))
+            left.append(psutil.Process().memory_info().rss - rss)
+        print("left", min(left))
     """)
     assert "The batch was halved to 512 prompts, because 1024 together did not fit" in said
     assert "A batch of 1024 prompts does not fit into the memory that this machine has free" in said
