@@ -183,7 +183,7 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_less() -> None:
         release(torch.device("cpu"))
         vms, rss = psutil.Process().memory_info().vms, psutil.Process().memory_info().rss
         left = []
-        for _ in range(3):  # now and then PyTorch holds on to a batch until the next one: what is lost is lost each time
+        for _ in range(3):  # now and then PyTorch holds on to a batch until the next one; a leak is there each time
             resource.setrlimit(resource.RLIMIT_AS, (vms + spare, resource.RLIM_INFINITY))
             with collected() as notes:
                 found = scores(1024)
