@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import networkx as nx
 import numpy as np
 
 from circuit.edges.graph import EdgeGraph
-from circuit.edges.ranking import top_edges
+from circuit.edges.ranking import edge_ranks, top_edges
 from circuit.edges.subgraph import circuit_graph
 from circuit.plots.layout import Layout, circuit_layout, next_step
 
@@ -26,8 +28,14 @@ def random_scores(graph: EdgeGraph, seed: int = 0) -> np.ndarray:
 
 
 def circuit(graph: EdgeGraph, n: int) -> nx.MultiDiGraph:
+    scores, order, ranks = _ranked(graph)
+    return circuit_graph(graph, order[:n], scores, ranks=ranks)
+
+
+@cache
+def _ranked(graph: EdgeGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores = random_scores(graph)
-    return circuit_graph(graph, top_edges(scores, min(n, graph.n_edges)), scores)
+    return scores, top_edges(scores, graph.n_edges), edge_ranks(scores)
 
 
 def laid_out(graph: EdgeGraph, n: int) -> tuple[nx.MultiDiGraph, Layout]:
