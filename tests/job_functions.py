@@ -129,7 +129,7 @@ def write_down(request: tuple[Path, str], *, progress: Report, cancelled: Cancel
 LONG = {"steps": 1000, "seconds": 0.05}
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 100.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -150,4 +150,4 @@ def running(job: Job) -> Job:
 
 def works(server: JobServer) -> bool:
     job = server.submit(square, 3)
-    return job.wait(30) and job.result() == {"square": 9}
+    return job.wait(100) and job.result() == {"square": 9}

@@ -143,6 +143,7 @@ class JobServer:
         self._topic = ""
         self._lost = False  # whether a scheduler that is not ours could not be reached when last asked
         self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
+        self._ended: dict[str, float] = {}  # addresses of workers that we ended, and when
 
         atexit.register(self.close)
         if address is None:
@@ -517,13 +518,31 @@ class JobServer:
                 if where is None:  # no worker has taken it, and none will
                     future.cancel()
                     break
-                ended = now
+                ended = self._ended[where] = now
                 self._send(worker.end_worker, workers=[where], nanny=True)
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
-        if not job.over:
+        if self._hit(future) and self._begins_again(job):
+            self._carry(job)
+        elif not job.over:
             self._settle(job, future)
+
+    def _begins_again(self, job: Job) -> bool:
+        with self._changed:
+            if again := not job.over and job._stop is None:
+                job._wait_again()
+                job._state = "starting"
+        return again
+
+    def _hit(self, future: Any) -> bool:
+        """Whether a job died with a worker that we ended because of the one before it, which was over just then."""
+        from distributed import KilledWorker
+
+        if future.status != "error" or not isinstance(error := future.exception(), KilledWorker):
+            return False
+        ended = self._ended.pop(error.last_worker.address, -math.inf)
+        return time.monotonic() - ended < _UNRESPONSIVE
 
     def _obey(self, job: Job) -> None:
         """End a job that has been asked to stop, or let it wait again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,26 @@ from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
+from circuit.ui.frame.server import job_server
+from circuit.workers.job import Job
+from tests.job_functions import LONG, count, until
 from tests.visitor import ATTRIBUTE, NUMBERS, Visitor
 
 
 @pytest.fixture(autouse=True)
 def own_jobs(pages_worker: None) -> None:
     """Every test starts with no jobs on the server of the pages."""
+
+
+@pytest.fixture
+def busy(own_jobs: None) -> Iterator[Job]:
+    """The one worker works for somebody else, whose job this is, so that jobs wait until it is cancelled."""
+    job = job_server().submit(count, LONG, owner="somebody else")
+    until(lambda: job.state == "running")
+    job._asked = math.inf  # they have its page open
+    yield job
+    job.cancel()
+    assert job.wait(100)
 
 
 @pytest.fixture

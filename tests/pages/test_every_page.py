@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from circuit.ui.frame.server import job_server
-from tests.job_functions import LONG, count, until
+from circuit.workers.job import Job
 from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PAGES, PROMPTS, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
@@ -56,17 +54,6 @@ def test_prompts_and_model_are_the_same_on_every_page(small: str) -> None:
     assert list(visitor.at.dataframe[0].value["corrupt"]) == [pair.corrupt for pair in NUMBERS.pairs]
 
 
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """The one worker works for somebody else, so that jobs wait."""
-    job = job_server().submit(count, LONG, owner="somebody else")
-    until(lambda: job.state == "running")
-    job._asked = math.inf  # they have its page open
-    yield
-    job.cancel()
-    assert job.wait(100)
-
-
 def reloaded(visitor: Visitor, page: str, name: str) -> None:
     """A reload of the page finds the job that waits; it can be cancelled there."""
     assert re.fullmatch("[0-9a-f]{32}", visitor.query()[name])
@@ -85,7 +72,7 @@ def slot_of(visitor: Visitor, name: str) -> str:
     return str(job.note)
 
 
-def test_a_reload_finds_the_jobs_of_the_prompts_page(small: str, busy: None) -> None:
+def test_a_reload_finds_the_jobs_of_the_prompts_page(small: str, busy: Job) -> None:
     visitor = Visitor()
     visitor.work_on(small, NUMBERS)
     visitor.go(PROMPTS)
@@ -96,7 +83,7 @@ def test_a_reload_finds_the_jobs_of_the_prompts_page(small: str, busy: None) -> 
     reloaded(visitor, PROMPTS, "check")
 
 
-def test_a_reload_finds_the_jobs_of_the_pages_that_show_a_run(stored: Run, busy: None) -> None:
+def test_a_reload_finds_the_jobs_of_the_pages_that_show_a_run(stored: Run, busy: Job) -> None:
     visitor = Visitor(SCORES, run=stored.id)
     visitor.choose(view="Score and effect")
     visitor.click("Measure 30 edges")
@@ -106,7 +93,7 @@ def test_a_reload_finds_the_jobs_of_the_pages_that_show_a_run(stored: Run, busy:
     reloaded(visitor, CIRCUIT, "curve")
 
 
-def test_a_job_in_the_address_is_not_taken_for_another_runs(stored: Run, small: str, busy: None) -> None:
+def test_a_job_in_the_address_is_not_taken_for_another_runs(stored: Run, small: str, busy: Job) -> None:
     visitor = Visitor(CIRCUIT, run=stored.id)
     visitor.click("Measure all sizes")
     other = attribute(RunConfig(small, NUMBERS))

@@ -14,6 +14,7 @@ from circuit.prompts.files import write
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.ui.prompts.table import from_table
+from circuit.workers.job import Job
 from tests.visitor import ATTRIBUTE, NUMBERS, PROMPTS, Visitor
 
 pytestmark = pytest.mark.timeout(150)
@@ -345,10 +346,11 @@ def test_a_row_can_be_looked_at_by_number_and_by_a_click_on_its_point_or_line(sm
     assert visitor.at.number_input("row").value == 1
 
 
-def test_a_check_can_be_found_again_after_a_reload(small: str) -> None:
+def test_a_check_can_be_found_again_after_a_reload(small: str, busy: Job) -> None:
     visitor = open_prompts(small, NUMBERS)
     visitor.click("Check prompts")
     reloaded = Visitor(PROMPTS, **dict(visitor.at.query_params))
+    busy.cancel()
     reloaded.wait(reloaded.metrics)
     assert table(reloaded).pairs == NUMBERS.pairs
 

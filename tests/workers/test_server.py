@@ -214,6 +214,34 @@ def test_a_running_job_that_does_not_check_is_ended_and_the_queue_goes_on(server
     assert [other.wait(100) and other.result()["square"] for other in waiting] == [0, 1, 4]
 
 
+def test_a_job_whose_worker_is_ended_because_of_the_one_before_begins_again(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before ends by itself while the order to end its worker is on its way."""
+    send = server._send
+    on_its_way: list[Callable[[], None]] = []
+
+    def late(function: Any, *arguments: Any, **options: Any) -> None:
+        if function is worker.end_worker:
+            on_its_way.append(lambda: send(function, *arguments, **options))
+        else:
+            send(function, *arguments, **options)
+
+    monkeypatch.setattr(server, "_send", late)
+    before = running(server.submit(deaf, 4.0))
+    job = server.submit(count, {"steps": 20, "seconds": 0.1})
+    before.cancel()
+    assert before.wait(100)
+    assert before.state == "cancelled"
+    running(job)
+    first = job._worker
+    [end] = on_its_way
+    end()
+    assert job.wait(100)
+    assert job.state == "finished", job.error
+    assert job._worker != first
+
+
 def test_a_job_that_kills_its_process_fails_once_and_the_queue_goes_on(server: JobServer, tmp_path: Path) -> None:
     job = server.submit(die, tmp_path / "diary")
     waiting = server.submit(square, 3)
@@ -256,8 +284,8 @@ def test_many_threads_may_submit_at_once(server: JobServer) -> None:
 
 def test_a_dead_scheduler_is_replaced(server: JobServer) -> None:
     job = running(server.submit(deaf, 600.0))
-    scheduler = next(child for child in psutil.Process().children() if "dask_scheduler" in " ".join(child.cmdline()))
-    scheduler.kill()
+    assert server._cluster is not None
+    server._cluster._processes[0].kill()
     assert job.wait(100)
     assert job.state == "failed"
     assert works(server)
