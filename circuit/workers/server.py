@@ -555,13 +555,15 @@ class JobServer:
 
     def _send(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Call a function in the workers without waiting: a job that holds the GIL keeps them from answering."""
-        call = threading.Thread(
-            target=self._client.run,
-            args=(function, *arguments),
-            kwargs={"on_error": "ignore"} | options,
-            daemon=True,
-        )
-        call.start()
+
+        def call(client: Any) -> None:
+            try:
+                client.run(function, *arguments, on_error="ignore", **options)
+            except Exception:
+                if not self._closing.is_set():
+                    _log.warning("The workers could not be told something.", exc_info=True)
+
+        threading.Thread(target=call, args=(self._client,), daemon=True).start()
 
     def _give_up(self, client: Any) -> None:
         """Drop a cluster that no longer reacts. The next job starts one, if the cluster is ours to start."""
