@@ -17,6 +17,7 @@ from .edges.subgraph import live_edges as live_edges
 from .engine.dataset import PromptDataLoader as PromptDataLoader
 from .engine.dataset import PromptDataset as PromptDataset
 from .engine.effects import edge_effects as edge_effects
+from .engine.learned_masks import learn_scores as learn_scores
 from .engine.mask_gradient import edge_attribution_patching_prune_scores as edge_attribution_patching_prune_scores
 from .engine.mask_gradient import mask_gradient_prune_scores as mask_gradient_prune_scores
 from .engine.mask_gradient import prompt_scores as prompt_scores

@@ -13,6 +13,7 @@ from circuit.common.words import counted
 from circuit.edges.kinds import EAP, OFFERED, RULES, Kind
 from circuit.edges.method import (
     DEFAULT_METHOD,
+    DEFAULT_STEPS,
     WHY_DEFAULT,
     AblationType,
     AnswerFunction,
@@ -30,7 +31,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
 from circuit.ui.frame import click, explain, job_panel, keys, markdown, navigation, page, session, shared_settings
 from circuit.ui.frame.page import ALL_ZERO
-from circuit.ui.frame.shared_settings import DEVICES, HELD_OUT, LARGEST_BATCH, MOST_SAMPLES
+from circuit.ui.frame.shared_settings import DEVICES, HELD_OUT, LARGEST_BATCH, LARGEST_SEED, MOST_SAMPLES, STEPS
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
 from circuit.ui.run import audition, estimate
@@ -100,6 +101,26 @@ def choose_samples() -> int:
         "of parts. Five do for most models; take more where the circuit changes when you do.",
         **kept(keys.SAMPLES),
     )
+
+
+def choose_steps() -> dict[str, int]:
+    steps = st.select_slider(
+        "Steps",
+        STEPS,
+        DEFAULT_STEPS,
+        help="How often a circuit is drawn, run on eight prompts and corrected. A curve shows how far circuits still "
+        "are from the model: learning can be ended early, and keeps what it has.",
+        **kept(keys.STEPS),
+    )
+    seed = st.number_input(
+        "Seed",
+        0,
+        LARGEST_SEED,
+        0,
+        help="Of what is drawn at random: edges that another seed finds too are to be trusted more.",
+        **kept(keys.SEED),
+    )
+    return {"learning_steps": int(steps), "learning_seed": int(seed)}
 
 
 def choose_rule() -> IntegrationRule:
@@ -226,6 +247,7 @@ def choose() -> tuple[Method, dict[str, Any]]:
         kind = choose_kind()
         mask_val = choose_mask_value() if kind.asks == "mask_val" else 0.0
         samples = choose_samples() if kind.asks == "integrated_grad_samples" else 1
+        learning = choose_steps() if kind.asks == "learning_steps" else {}
     with columns[1]:
         loss = choose_loss()
     with columns[2]:
@@ -238,7 +260,7 @@ def choose() -> tuple[Method, dict[str, Any]]:
             running |= choose_machine()
         if others := less_usual(rule, backward, running):
             st.caption(f"Set there: {', '.join(others)}.")
-    method = Method(**kind.options(mask_val, samples, rule), **loss, **ablation, backward=backward)
+    method = Method(**kind.options(mask_val, samples, rule, **learning), **loss, **ablation, backward=backward)
     if method == DEFAULT_METHOD:
         st.caption(WHY_DEFAULT)
     return method, running
@@ -264,6 +286,8 @@ def in_words(config: RunConfig) -> str:
             f"'{method.ablation_type}' depends on the batch size: choose one under More options. "
             f"{explain.more('batch-size')}"
         )
+    if method.path == "learned" and config.keep_positions:
+        raise OptionError("Masks are learned for all token positions together: turn 'Positions apart' off.")
     held_out = f" ({config.held_out:.0%} of them held out)" if config.held_out else ""
     return (
         f"**{counted(len(config.prompts), 'prompt pair')}{held_out} on {markdown.plain(title_of(config.model))}**: "
@@ -278,6 +302,8 @@ def passes_in_words(method: Method, n_layers: int | None) -> str:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
+    if method.path == "learned":
+        return f"{len(DEFAULT_METHOD.points)} passes to begin with, then {method.passes_in_words(n_layers)}."
     if method.path != "masks":
         before += ", one on the clean ones for what the parts write there"
     return f"{before}, and {method.passes_in_words(n_layers)}."

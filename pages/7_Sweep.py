@@ -15,6 +15,7 @@ from circuit.common.words import MB, counted
 from circuit.edges.kinds import EAP, OFFERED, RULES
 from circuit.edges.method import (
     DEFAULT_METHOD,
+    DEFAULT_STEPS,
     AblationType,
     AnswerFunction,
     Backward,
@@ -163,7 +164,7 @@ def choose_methods() -> tuple[Method, ...]:
         **kept("sweep_ablations"),
     )
     points = [
-        kind.options(mask_val, n, rule)
+        kind.options(mask_val, n, rule, DEFAULT_STEPS)
         for kind in kinds
         for n in (samples if kind.asks == "integrated_grad_samples" else [1])
     ]

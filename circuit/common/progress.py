@@ -5,6 +5,8 @@ terminal_progress   a report for scripts: one line that is written over
 silent, never       a report that says nothing, a check that never asks to stop
 note                a sentence about what was done differently from what was asked
 collected           the notes of a block of work
+plot, enough        a figure of how far work that improves step by step has come; whether what there is will do
+followed            who sees these figures, and says when there is enough
 """
 
 from __future__ import annotations
@@ -92,6 +94,32 @@ def note(sentence: str) -> None:
         warnings.warn(sentence, stacklevel=2)
     elif sentence not in notes:
         notes.append(sentence)
+
+
+Plot = Callable[[int, float], None]
+_follower: ContextVar[tuple[Plot, Cancelled] | None] = ContextVar("follower", default=None)
+
+
+@contextmanager
+def followed(by: Plot, enough: Cancelled) -> Iterator[None]:
+    """Let `by` see the figures of the work in this thread within the block, as `by(step, figure)`, and `enough` end it
+    sooner."""
+    token = _follower.set((by, enough))
+    try:
+        yield
+    finally:
+        _follower.reset(token)
+
+
+def plot(step: int, figure: float) -> None:
+    """Tell whoever follows a figure of the work as it is after this step."""
+    if (follower := _follower.get()) is not None:
+        follower[0](step, figure)
+
+
+def enough() -> bool:
+    """Whether whoever follows asks for what there is by now, as the result."""
+    return (follower := _follower.get()) is not None and follower[1]()
 
 
 def silent(step: int, total: int, message: str = "") -> None: ...

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Asked = Literal["mask_val", "integrated_grad_samples"]
+Asked = Literal["mask_val", "integrated_grad_samples", "learning_steps"]
 
 
 @dataclass(frozen=True)
 class Kind:
     """A method, whatever its loss and its ablation.
 
-    Templates are filled with `m`, the mask value; `n`, the number of points; `rule`, the integration rule; and `path`.
+    Templates are filled with `m`, the mask value; `n`, the number of points; `rule`, the integration rule; `path`; and
+    `steps` and `seed`, those of learning.
 
     Attributes:
         key: Its place in the glossary's address.
@@ -35,7 +36,8 @@ class Kind:
         caption: What captions call it; a template.
         paths: The paths that it is a method of; the first is the one that a form takes.
         mask_val: Its mask value, where that is not asked for.
-        asks: Which number a form asks for; `integrated_grad_samples` goes with an integration rule.
+        asks: Which number a form asks for; `integrated_grad_samples` goes with an integration rule, and
+            `learning_steps` with a seed.
         foretells: Whether a score estimates what ablating its edge alone does to the loss.
         formula: Where one helps.
         source: Who published it, as a title and an address.
@@ -63,14 +65,23 @@ class Kind:
         """Whether its scores are a mean over several points."""
         return self.mask_val is None and self.asks != "mask_val"
 
-    def options(self, mask_val: float, integrated_grad_samples: int, integration_rule: str) -> dict[str, Any]:
+    def options(
+        self,
+        mask_val: float = 0.0,
+        integrated_grad_samples: int = 1,
+        integration_rule: str = "reference",
+        learning_steps: int = 1,
+        learning_seed: int = 0,
+    ) -> dict[str, Any]:
         """The options that make a `circuit.edges.method.Method` one of this kind, along its first path; each of these
-        three counts only where the kind asks for it."""
+        counts only where the kind asks for it."""
         options: dict[str, Any] = {"path": self.paths[0], "mask_val": self.mask_val}
         if self.asks == "mask_val":
             options["mask_val"] = mask_val
         elif self.asks == "integrated_grad_samples":
             options |= {"integrated_grad_samples": integrated_grad_samples, "integration_rule": integration_rule}
+        elif self.asks == "learning_steps":
+            options |= {"learning_steps": learning_steps, "learning_seed": learning_seed}
         return options
 
     def fits(self, path: str, mask_val: float | None) -> bool:
@@ -205,6 +216,22 @@ ONE_POINT = Kind(
     source=HANNA,
     also=("eap", "eap-ig-inputs"),
 )
+LEARNED = Kind(
+    "learned-masks",
+    "Learned masks",
+    "learned",
+    "Circuits of random sizes are run and corrected, step by step, so that those of the strongest edges do what the "
+    "model does.",
+    "Costs hundreds of forward and backward passes of eight prompts each, and fits the prompts that it sees: "
+    "hold some out.",
+    score="inverse size of the circuits from which on the edge was learned to belong, with integrated gradients' sign",
+    points="{steps:,} steps, seed {seed}",
+    caption="learned masks, {steps:,} steps (seed {seed})",
+    paths=("learned",),
+    asks="learning_steps",
+    source=("Bhaskar et al. 2024", "https://arxiv.org/abs/2406.16778"),
+    also=("mask-value", "faithfulness", "held-out"),
+)
 
 KINDS = (
     EAP,
@@ -214,9 +241,10 @@ KINDS = (
     EAP_IG_ACTIVATIONS,
     CLEAN_CORRUPTED,
     ONE_POINT,
+    LEARNED,
 )
 """A method is of the first kind that fits."""
-OFFERED = (INTEGRATED_GRADIENTS, EAP, EAP_IG_INPUTS, CLEAN_CORRUPTED, EAP_IG_ACTIVATIONS, ONE_MASK_VALUE)
+OFFERED = (INTEGRATED_GRADIENTS, EAP, EAP_IG_INPUTS, CLEAN_CORRUPTED, EAP_IG_ACTIVATIONS, ONE_MASK_VALUE, LEARNED)
 """In the order of the forms: the default first."""
 
 RULES = {

@@ -30,7 +30,7 @@ from circuit.edges.kinds import EAP, KINDS, RULES, Kind, kind_of
 
 GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
 AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
-Path = Literal["masks", "inputs", "ends", "activations"]
+Path = Literal["masks", "inputs", "ends", "activations", "learned"]
 """The way from the untouched model, at 0, to what replaces its activations, at 1:
 
 - `"masks"`: every edge is ablated by the same mask value, as in AutoCircuit. The scores' differences are those of the
@@ -40,6 +40,7 @@ Path = Literal["masks", "inputs", "ends", "activations"]
 - `"ends"`: the two ends of that way, and nothing between (clean-corrupted).
 - `"activations"`: one group of sources at a time (the embedding, then each block's heads together, then its MLP) turns
   into what replaces it, while all before it stays clean (EAP-IG-activations).
+- `"learned"`: no way, but circuits: masks of 0 or 1 on single edges (`circuit.engine.learned_masks`).
 """
 Backward = Literal["gradient", "relp", "relp+constant-attention", "gim", "linear-mlp+gim-attention"]
 """The rules of the backward pass: see `circuit.engine.backward_rules`."""
@@ -50,6 +51,12 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 MOST_SAMPLES = 10_000
 """Integrated gradients take at most this many samples: far more than make a difference."""
+MOST_STEPS = 100_000
+"""Masks are learned in at most this many steps."""
+DEFAULT_STEPS = 300
+"""Of learning, where the form is not told otherwise."""
+PROMPTS_A_STEP = 8
+"""Prompts that a step of learning goes through, unless a batch size is chosen."""
 
 
 class AblationType(Enum):
@@ -129,7 +136,7 @@ def sample_points(
     - `"trapezoid"`: 0/N, 1/N, ..., N/N, the two ends weighted half: second-order accurate.
     - `"midpoint"`: the N points (i + 1/2) / N, each weighted 1 / N: second-order accurate.
 
-    The path `"ends"` has the points 0 and 1, and neither `mask_val` nor N.
+    The path `"ends"` has the points 0 and 1, and neither `mask_val` nor N; `"learned"` has no points.
 
     Raises:
         OptionError: Unless exactly one of `mask_val` and `integrated_grad_samples` is given, in range.
@@ -141,6 +148,12 @@ def sample_points(
                 "mask_val to None."
             )
         return [(0.0, 0.5), (1.0, 0.5)]
+    if path == "learned":
+        if mask_val is not None or integrated_grad_samples is not None:
+            raise OptionError(
+                "Learned masks take their own values: leave integrated_grad_samples out, and set mask_val to None."
+            )
+        return []
     if (mask_val is None) == (integrated_grad_samples is None):
         both = "neither" if mask_val is None else "both"
         raise OptionError(
@@ -177,6 +190,7 @@ _OVER: dict[Path, str] = {
     "inputs": "{} between the two prompts",
     "ends": "a forward and backward pass on either prompt of the pair",
     "activations": "{} for the embedding, and for the heads and the MLP of every layer",
+    "learned": "{} on batches of the clean prompts",
 }
 """What passes along a path go over."""
 
@@ -191,7 +205,8 @@ class Method:
     a path and the rules of the backward pass.
 
     `Method()` is edge attribution patching, `Method(path="inputs", mask_val=None, integrated_grad_samples=5)` is
-    EAP-IG-inputs, `Method(path="ends", mask_val=None)` clean-corrupted, and `Method(backward="gim")` GIM.
+    EAP-IG-inputs, `Method(path="ends", mask_val=None)` clean-corrupted, `Method(backward="gim")` GIM, and
+    `Method(path="learned", mask_val=None, learning_steps=300)` learned masks, with a `learning_seed`.
 
     Raises:
         OptionError: When the options do not fit together; the sentence says which and why.
@@ -206,6 +221,8 @@ class Method:
     integration_rule: IntegrationRule = "reference"
     path: Path = "masks"
     backward: Backward = "gradient"
+    learning_steps: int | None = None
+    learning_seed: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("path", self.path, Path)
@@ -227,7 +244,26 @@ class Method:
                 f"The path '{self.path}' leads from the clean prompt to the other one, so it needs the resample "
                 f"ablation, and this is the '{self.ablation_type}' one."
             )
+        self._check_learning()
         self.points  # noqa: B018 - raises where mask_val and integrated_grad_samples do not fit
+
+    def _check_learning(self) -> None:
+        steps, seed = self.learning_steps, self.learning_seed
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise OptionError(f"learning_seed must be a whole number of 0 or more, and is {seed!r}.")
+        if self.path != "learned":
+            if steps is not None:
+                raise OptionError(f"learning_steps belong to the path 'learned', and the path is {self.path!r}.")
+            return
+        if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
+            raise OptionError(f"learning_steps must be a whole number from 1 to {MOST_STEPS:,}, and is {steps!r}.")
+        if self.backward != "gradient":
+            raise OptionError(f"Masks are learned by the gradient, and the backward pass is {self.backward!r}.")
+        if self.ablation_type.needs_batch_size:
+            raise OptionError(
+                f"Masks are learned on prompts drawn anew in each step, so '{self.ablation_type}' would ablate each "
+                "time differently: choose another ablation."
+            )
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -249,13 +285,19 @@ class Method:
             clean_corrupt=other.clean_corrupt,
         )
 
+    def n_points(self, n_prompts: int) -> int:
+        """How often each of this many prompts goes through the model for its points, or to learn: about as often."""
+        if self.learning_steps is None:
+            return len(self.points)
+        return len(DEFAULT_METHOD.points) + math.ceil(self.learning_steps * PROMPTS_A_STEP / max(n_prompts, 1))
+
     def n_passes(self, n_layers: int) -> int:
-        """Forward and backward passes per batch, in a model of this many blocks."""
-        return passes_of(self.path, len(self.points), n_layers)
+        """Forward and backward passes per batch, in a model of this many blocks; of learned masks, those of steps."""
+        return passes_of(self.path, self.learning_steps or len(self.points), n_layers)
 
     def passes_in_words(self, n_layers: int | None) -> str:
         """The forward and backward passes, and over what; `n_layers` is None where the model is not known yet."""
-        each = _passes_in_words(len(self.points))
+        each = _passes_in_words(self.learning_steps or len(self.points))
         if self.path == "activations" and n_layers is not None:
             total = _passes_in_words(self.n_passes(n_layers))
             return f"**{total}**: {_OVER[self.path].format(len(self.points))}, of which there are {n_layers}"
@@ -289,7 +331,14 @@ class Method:
 
     def _filled(self, template: str) -> str:
         rule = self.integration_rule
-        return template.format(m=self.mask_val or 0.0, n=len(self.points), rule=rule, path=self.path)
+        return template.format(
+            m=self.mask_val or 0.0,
+            n=len(self.points),
+            rule=rule,
+            path=self.path,
+            steps=self.learning_steps or 0,
+            seed=self.learning_seed,
+        )
 
     @property
     def is_edge_attribution_patching(self) -> bool:
@@ -308,8 +357,11 @@ class Method:
         return f"{name}; {self.grad_function} {self.answer_function}; {self.ablation_type} ablation{source}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "ablation_type": self.ablation_type.name}
+        """Plain values, for JSON; those of learning only where masks are learned."""
+        plain = {**asdict(self), "ablation_type": self.ablation_type.name}
+        if self.path != "learned":
+            del plain["learning_steps"], plain["learning_seed"]
+        return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -171,6 +171,14 @@ class PromptDataset:
         """Tokens of each prompt."""
         return [len(tokens) for tokens in self.clean]
 
+    def of_rows(self, rows: Sequence[int]) -> PromptDataset:
+        """The prompts at these places of the dataset, in this order, each still called by its own row's number."""
+        clean, corrupt, wrong = ([part[row] for row in rows] for part in (self.clean, self.corrupt, self.wrong_answers))
+        answers = [self.answers[row] for row in rows] if self.target is None else self.target[list(rows)]
+        found = PromptDataset(clean, corrupt, answers, wrong)
+        found.numbers = [self.numbers[row] for row in rows]
+        return found
+
     def batch(self, rows: range) -> PromptPairBatch:
         """The prompt pairs at `rows` (places in the dataset, from 0), as one batch on the CPU."""
         pick = slice(rows.start, rows.stop)

@@ -26,12 +26,15 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from circuit.common.errors import OptionError
+from circuit.edges.graph import BlockKind
 from circuit.engine.ablation import Activations
 from circuit.engine.dataset import PromptPairBatch
 from circuit.engine.differences import Differences
 from circuit.engine.hooks import Hook
 from circuit.engine.model import PatchableModel
 from circuit.engine.token_block import TokenBlock
+
+_HEAD_INPUTS: tuple[BlockKind, ...] = ("Q", "K", "V")
 
 
 class EdgeMaskPass:
@@ -116,8 +119,8 @@ class EdgeMaskPass:
         model, weights = self._model, self._model.weights(layer)
         if model.shares_norm:  # the MLP gets to see the stream only behind the norm
             self._mlp_read[layer] = self._read(x, "MLP", layer)[0]
-        kinds = (("Q", weights.W_Q, weights.b_Q), ("K", weights.W_K, weights.b_K), ("V", weights.W_V, weights.b_V))
-        for (kind, W, bias), name in zip(kinds, model.head_input_hooks(layer), strict=True):
+        parts = ((weights.W_Q, weights.b_Q), (weights.W_K, weights.b_K), (weights.W_V, weights.b_V))
+        for kind, (W, bias), name in zip(_HEAD_INPUTS, parts, model.head_input_hooks(layer), strict=True):
             normed = model.normed_for_attention(layer, self._read(x, kind, layer))
             projected = torch.einsum("hbpd,hde->bphe", normed, W)
             self._projected[name] = projected if bias is None else projected + bias
@@ -154,7 +157,7 @@ class EdgeMaskPass:
     def _read_final(self, x: Tensor, hook: object) -> Tensor:
         return self._read(x, "Final", self._model.n_layers)[0]
 
-    def _read(self, x: Tensor, kind: str, layer: int) -> Float[Tensor, "rows batch pos d_model"]:
+    def _read(self, x: Tensor, kind: BlockKind, layer: int) -> Float[Tensor, "rows batch pos d_model"]:
         """What the destinations of a module read."""
         first, n_rows = self._rows_of[kind, layer]
         rows, n_sources = slice(first, first + n_rows), self._sources_of[first]

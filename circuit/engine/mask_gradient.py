@@ -191,8 +191,11 @@ def score_edges(
         Scores in units of the loss, by destination module: see `PruneScores`.
 
     Raises:
+        OptionError: A method of the path `"learned"`.
         PromptError, BatchMemoryError, NumericalError, JobCancelled: As `mask_gradient_prune_scores`.
     """
+    if method.path == "learned":
+        raise OptionError("Masks are learned by circuit.learn_scores, which takes scores to begin with.")
     loader = ready(model, loader, method.ablation_type)
     check_answers(loader.dataset, method)
     points = method.points if points is None else points

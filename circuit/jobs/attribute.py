@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuit.common.progress import Cancelled, Report, collected, never, silent
+from circuit.common.progress import Cancelled, Report, collected, enough, never, plot, silent
 from circuit.common.settings import most_scores
+from circuit.edges.method import DEFAULT_METHOD
 from circuit.edges.shape import BASELINE_BATCH
 from circuit.jobs.limits import check_scores
 from circuit.jobs.prepare import WHOLE, Part, bos_of, part_of, pieces_of, prepared
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
-    from circuit.engine.model import PatchableModel
+    from circuit.engine.model import PatchableModel, PruneScores
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,6 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
 
     A mean that an ablation takes over the prompts is over those of the whole run.
     """
-    from circuit.engine.mask_gradient import score_edges
-
     config = request.config
     began = time.perf_counter()
     with collected() as notes, prepared(config, progress, cancelled) as (model, encoded, dataset):
@@ -67,9 +66,8 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
         positions = model.graph.seq_len
         check_scores(model.graph.n_edges // (positions or 1), positions, most_scores())
         loader = part_of(dataset, config, config.method.ablation_type, request.prompts)
-        points = request.points.among(config.method.points)
         baseline = _baseline(model, config, loader).share(1 / request.points.of)
-        scores = score_edges(model, loader, config.method, progress, cancelled, points=points)
+        scores = _scores(model, loader, request, progress, cancelled)
         card = model_card(config.model, model)
         tokens = pieces_of(model, [encoded.clean[encoded.usable[0]]])[0] if config.keep_positions else None
         scored, held_out = config.split(encoded.usable)
@@ -100,6 +98,21 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
         },
         held_out_rows=held_out,
     )
+
+
+def _scores(
+    model: PatchableModel, loader: PromptDataLoader, request: RunPart, progress: Report, cancelled: Cancelled
+) -> PruneScores:
+    """The part's share of the scores; masks are learned from what the default method finds with the same loss."""
+    from circuit.engine.learned_masks import learn_scores
+    from circuit.engine.mask_gradient import score_edges
+
+    method = request.config.method
+    if method.path != "learned":
+        points = request.points.among(method.points)
+        return score_edges(model, loader, method, progress, cancelled, points=points)
+    start = score_edges(model, loader, DEFAULT_METHOD.with_loss_of(method), progress, cancelled)
+    return learn_scores(model, loader, method, start, progress, cancelled, plot=plot, enough=enough)
 
 
 _VERSIONS = ("torch", "transformers", "transformer-lens", "tokenizers", "numpy", "safetensors")

@@ -56,7 +56,7 @@ class Work:
 
     Attributes:
         lengths: Tokens of every scored prompt, in order.
-        n_points: Points of the method's path.
+        n_points: Points of the method's path; how often prompts go through to learn masks.
         ablation_type: What it needs passes for.
         batch_size: None: chosen by free memory.
         apart: Whether token positions are kept apart.
@@ -82,7 +82,7 @@ class Work:
         scored, _ = config.split(range(len(lengths)))
         return cls(
             tuple(lengths[row] for row in scored),
-            len(config.method.points),
+            config.method.n_points(len(scored)),
             config.method.ablation_type,
             config.batch_size,
             config.keep_positions,

@@ -95,13 +95,13 @@ def _passes(request: Any) -> int:
     prompts = getattr(config, "prompts", None)
     n_prompts = len(rows if rows is not None else prompts if isinstance(prompts, PromptSet) else (None,))
     if (methods := getattr(request, "methods", None)) is not None:
-        return n_prompts * sum(2 * len(method.points) + _CIRCUITS_TRIED for method in methods)
+        return n_prompts * sum(2 * method.n_points(n_prompts) + _CIRCUITS_TRIED for method in methods)
     if hasattr(request, "sizes"):
         return n_prompts * (2 + len(request.sizes))
     if hasattr(request, "edges"):
         return n_prompts * (1 + len(request.edges))
     if (method := getattr(config, "method", None)) is not None and not hasattr(request, "row"):
-        return n_prompts * 2 * len(method.points)
+        return n_prompts * 2 * method.n_points(n_prompts)
     return n_prompts
 
 

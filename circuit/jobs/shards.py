@@ -84,6 +84,8 @@ def _scored(config: RunConfig) -> int:
 
 
 def _of_attribution(config: RunConfig, workers: int) -> Cut | None:
+    if config.method.path == "learned":  # each step begins where the last one ended
+        return None
     ablation_type, n_points, n_prompts = config.method.ablation_type, len(config.method.points), _scored(config)
     by_prompts = _parts(config, ablation_type, n_prompts, n_points, workers)
     by_points = min(2 * workers, n_points, n_prompts * n_points // LEAST)

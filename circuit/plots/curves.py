@@ -2,11 +2,12 @@
 
 falloff_curve    absolute scores by rank, and the share of the total that the edges up to there hold
 effect_scatter   score against what ablating the edge really does; a click picks the edge
+learning_curve   how far circuits are from the model while masks are learned
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -112,6 +113,31 @@ def effect_scatter(
         showlegend=False,
     )
     return with_caption(figure, caption, 360, width, left=72)
+
+
+def learning_curve(figures: Sequence[tuple[int, float]], *, dark: bool = False, width: int = 900) -> go.Figure:
+    """The distance from the model after every step: a share of that of the fully ablated model.
+
+    Of many steps some hundred are drawn, the last among them.
+    """
+    chosen = list(figures)[:: max(len(figures) // _POINTS, 1)]
+    if figures and chosen[-1] != figures[-1]:
+        chosen.append(figures[-1])
+    palette = PALETTES[dark]
+    figure = go.Figure(
+        go.Scatter(
+            x=[step for step, _ in chosen], y=[figure for _, figure in chosen], mode="lines",
+            line={"color": palette.helps, "width": 2},
+            hovertemplate="step %{x:,}<br>%{y:.1%} from the model<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={"title": {"text": "step"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "distance from the model"}, "tickformat": ".0%", "rangemode": "tozero"},
+        showlegend=False,
+    )
+    caption = "Circuits of random sizes while masks are learned, mean of the last twenty: 0 % does what the model does."
+    return with_caption(figure, caption, 200, width, left=72)
 
 
 def trust(scores: Float[np.ndarray, " n_edges"], effects: Mapping[int, float]) -> str:

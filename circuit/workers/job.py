@@ -35,6 +35,8 @@ class Keeper(Protocol):
 
     def stop(self, job: Job, why: CircuitError) -> None: ...
 
+    def settle(self, job: Job) -> None: ...
+
 
 @dataclass(frozen=True)
 class Ahead:
@@ -55,7 +57,8 @@ class Job:
 
     ``title``, ``owner``, ``group`` and ``note`` are what ``submit`` was given; ``short`` says whether it goes before
     long ones; ``watchers`` are those who have asked for it by its id; ``told`` holds deviations from what was
-    asked, in sentences (`circuit.common.progress`); ``result_bytes`` is what its result takes, roughly.
+    asked, in sentences (`circuit.common.progress`); ``figures`` are (step, figure) of a job that improves step by step;
+    ``result_bytes`` is what its result takes, roughly.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Job:
         self.short = short
         self.watchers: set[str] = set()
         self.told: list[str] = []
+        self.figures: list[tuple[int, float]] = []
         self.result_bytes = 0
         self._keep = keep
         self._server = server
@@ -203,11 +207,16 @@ class Job:
         """Take the job out of the queue, or ask it to stop and end its worker if it does not. Returns at once."""
         self._server.stop(self, JobCancelled("The job was cancelled."))
 
+    def settle(self) -> None:
+        """Ask a job that shows figures to end with what it has, as its result. Returns at once."""
+        self._server.settle(self)
+
     def _wait_again(self) -> None:
         """As it was before it began."""
         self._state, self._stop, self._worker = "queued", None, None
         self._started = self._mark = None
         self._progress, self._false_starts = (0, 0, ""), self._false_starts + 1
+        self.figures = []
 
     def _report(self, step: int, total: int, message: str) -> None:
         now = time.monotonic()

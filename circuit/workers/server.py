@@ -48,6 +48,8 @@ _SILENT = 10.0  # seconds without a heartbeat after which a worker of somebody e
 _TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
 PER_JOB = 12
 """This many requests of a group count as one job."""
+_MOST_FIGURES = 2000
+"""The latest so many figures of a job are kept."""
 _MOST_KEPT = 256e6  # bytes of finished jobs and their results
 _PER_JOB = 20_000  # bytes of a job beside its result, roughly
 
@@ -309,6 +311,11 @@ class JobServer:
                 job._stop = why
                 job._wake.set()
 
+    def settle(self, job: Job) -> None:
+        """Ask a job that is running to end with what it has."""
+        if not job.over and job._worker is not None:
+            self._send(worker.ask_to_settle, job.id, workers=[job._worker])
+
     def finish(self, job: Job, exception: CircuitError | None = None, value: Any = None) -> None:
         """Give a job its last state, unless it has one."""
         with self._changed:
@@ -477,6 +484,7 @@ class JobServer:
                 job._state, job._started = "running", time.monotonic()
             if job._state == "running" and event[1]["progress"] is not None:
                 job._report(*event[1]["progress"])
+                job.figures = (job.figures + event[1]["figures"])[-_MOST_FIGURES:]
 
     def _on_memory(self, event: tuple[float, dict[str, Any]]) -> None:
         self._out_of_memory.add(event[1]["worker"])

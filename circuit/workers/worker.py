@@ -3,6 +3,7 @@
 ``JobFunction``  what a job is: ``function(request, *, progress, cancelled)``
 ``work``         run one: report its progress, catch whatever it raises
 ``ask_to_stop``  called in the worker beside the job: ``cancelled()`` is true from now on
+``ask_to_settle``  the same: ``circuit.common.progress.enough()`` is true from now on
 ``end_worker``   called in the nanny: end the worker, whatever it is busy with
 ``end_stopped_worker``  called there where a worker has not been heard of: end it if it has been stopped
 ``dask_setup``   what Dask calls when a worker starts (``--preload circuit.workers.worker``): import what jobs need, and
@@ -33,7 +34,7 @@ import cloudpickle
 
 from circuit.common.errors import CircuitError, JobCancelled, JobError
 from circuit.common.paths import without_folders
-from circuit.common.progress import Report, collected
+from circuit.common.progress import Report, collected, followed
 from circuit.common.settings import MEMORY_LIMIT, cuda_devices, serving
 
 WARM_UP = "EDGESCOPE_WARM_UP"  # environment variable: modules to import, separated by commas
@@ -49,8 +50,10 @@ DEVICE = "EDGESCOPE_DEVICE"  # environment variable: what the worker's device is
 INTERVAL = 0.1  # seconds between two progress events
 SMALLER = "Try fewer prompts at once, or a smaller model."
 Step = tuple[int, int, str]  # step, total, message
+Figure = tuple[int, float]  # step, and what it came to
 _log = logging.getLogger(__name__)
 _asked_to_stop: dict[str, None] = {}  # ids of jobs, in the order in which they were asked
+_asked_to_settle: dict[str, None] = {}  # the same of those that should make do with what they have
 _MOST_ASKED = 100  # more than jobs that may be about to begin here: those that ran elsewhere, or are over, leave an id
 _warm_up: threading.Thread | None = None
 
@@ -73,11 +76,15 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
 
     worker = get_worker()
 
-    def send(progress: Step | None) -> None:
-        worker.log_event(topic, {"id": job_id, "worker": worker.address, "progress": progress})
+    def send(progress: Step | None, figures: list[Figure] | None = None) -> None:
+        event = {"id": job_id, "worker": worker.address, "progress": progress, "figures": figures or []}
+        worker.log_event(topic, event)
 
     def cancelled() -> bool:
         return job_id in _asked_to_stop
+
+    def enough() -> bool:
+        return job_id in _asked_to_settle
 
     reporter = _Reporter(send)
     state: str
@@ -89,7 +96,7 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
                 raise JobCancelled("The job was cancelled.")
             time.sleep(0.05)
         send(None)  # the job begins
-        with reporter, serving(), collected() as notes:
+        with reporter, serving(), followed(reporter.plot, enough), collected() as notes:
             function, request = pickle.loads(payload)
             value = function(request, progress=reporter.progress, cancelled=cancelled)
         state, outcome = "finished", cloudpickle.dumps(value)
@@ -103,19 +110,24 @@ def work(payload: bytes, job_id: str, topic: str) -> tuple[str, Any, Step | None
         state, outcome = "unexpected", traceback.format_exc()
     finally:
         _asked_to_stop.pop(job_id, None)
+        _asked_to_settle.pop(job_id, None)
     return state, outcome, reporter.latest, notes
 
 
 class _Reporter:
     """Sends the latest progress, if there is news, ten times a second: reporting costs the job an assignment."""
 
-    def __init__(self, send: Callable[[Step], None]) -> None:
+    def __init__(self, send: Callable[[Step, list[Figure]], None]) -> None:
         self.latest: Step | None = None
+        self._figures: list[Figure] = []
         self._send = send
         self._over = threading.Event()
 
     def progress(self, step: int, total: int, message: str = "") -> None:
         self.latest = (int(step), int(total), str(message))
+
+    def plot(self, step: int, figure: float) -> None:
+        self._figures.append((int(step), float(figure)))
 
     def __enter__(self) -> None:
         threading.Thread(target=self._loop, daemon=True).start()
@@ -128,7 +140,8 @@ class _Reporter:
         while not self._over.wait(INTERVAL):
             latest = self.latest
             if latest is not None and latest is not sent:
-                self._send(latest)
+                figures, self._figures = self._figures, []
+                self._send(latest, figures)
                 sent = latest
 
 
@@ -151,9 +164,18 @@ def _pickled(error: CircuitError) -> bytes:
 
 def ask_to_stop(job_id: str) -> None:
     """Dask calls it on the worker's own thread, while the job runs on another."""
-    _asked_to_stop[job_id] = None
-    while len(_asked_to_stop) > _MOST_ASKED:
-        del _asked_to_stop[next(iter(_asked_to_stop))]
+    _remember(_asked_to_stop, job_id)
+
+
+def ask_to_settle(job_id: str) -> None:
+    """As `ask_to_stop`."""
+    _remember(_asked_to_settle, job_id)
+
+
+def _remember(asked: dict[str, None], job_id: str) -> None:
+    asked[job_id] = None
+    while len(asked) > _MOST_ASKED:
+        del asked[next(iter(asked))]
 
 
 def end_worker(dask_worker: Any) -> None:

@@ -25,9 +25,7 @@ def test_the_gradient_at_any_mask_on_any_edge(variant: str) -> None:
         ablated = Ablation(model, loader(pairs), AblationType[ablation], streams=False).of(batch, "corrupt")
         ours = EdgeMaskPass(model, batch, ablated, flat).run(lambda logits: loss(logits, batch, Method()))
         masks = {name: part.clone().requires_grad_() for name, part in model.graph.unflatten(flat.double()).items()}
-        logits = slow.run(
-            pairs.clean, pairs.last, masks, slow_ablated(slow, pairs, ablation, "corrupt", pairs)
-        ).logits
+        logits = slow.run(pairs.clean, pairs.last, masks, slow_ablated(slow, pairs, ablation, "corrupt", pairs)).logits
         gradients = torch.autograd.grad(slow_loss(logits, pairs, "logit", "avg_diff"), list(masks.values()))
         theirs = dict(zip(masks, gradients, strict=True))
         assert relative_error(model.graph.unflatten(ours), theirs) < 2e-5

@@ -28,6 +28,7 @@ from circuit.common.settings import settings
 from circuit.common.words import seconds
 from circuit.jobs.attribute import attribute
 from circuit.jobs.shards import submit
+from circuit.plots.curves import learning_curve
 from circuit.ui.frame import address, click, explain, markdown, my_runs
 from circuit.ui.frame.server import job_server, visitor
 from circuit.workers.job import Job
@@ -238,8 +239,28 @@ def _panel(slot: str, ticks: _Ticks, shared: bool) -> None:
     with st.container(border=True):
         st.markdown(f"**{markdown.plain(job.title)}** — {_state(job)}")
         st.progress(min(1.0, job.step / job.total) if job.total else 0.0, text=_details(job))
+        if job.figures:
+            _curve(slot, job)
         if not shared:
-            st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
+            with st.container(horizontal=True):
+                st.button("Cancel", key=f"cancel-{slot}", disabled=job.cancelling, on_click=job.cancel)
+                if job.figures:
+                    st.button(
+                        "End here and keep",
+                        key=f"settle-{slot}",
+                        disabled=job.cancelling,
+                        on_click=job.settle,
+                        help="Ends the work with what there is by now, as its result.",
+                    )
+
+
+def _curve(slot: str, job: Job) -> None:
+    """How far a job that improves step by step has come."""
+    st.plotly_chart(
+        learning_curve(job.figures, dark=st.context.theme.type == "dark"),
+        key=f"figures-{slot}",
+        alt=f"Distance from the model by step; after step {job.figures[-1][0]} it is {job.figures[-1][1]:.0%}.",
+    )
 
 
 @st.fragment(run_every=0.5)

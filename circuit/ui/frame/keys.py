@@ -38,6 +38,7 @@ TEMPLATE, TEMPLATE_SLOTS, TEMPLATE_CLEAN = "template", "template-slots", "templa
 
 # The form of 2 · Attribute.
 KIND, MASK_VALUE, SAMPLES, RULE, BACKWARD = "kind", "mask_val", "samples", "integration_rule", "backward"
+STEPS, SEED = "learning_steps", "learning_seed"
 GRAD_FUNCTION, GRAD_WIDGET, ANSWER_FUNCTION = "grad_function", "grad", "answer"
 """The grad function is chosen on two pages: by a widget that each page has, and kept beside it."""
 ABLATION, SIDE = "ablation", "side"

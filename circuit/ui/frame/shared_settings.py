@@ -23,6 +23,9 @@ from circuit.runs.links import LARGEST_SETTINGS, read_settings, read_settings_fi
 from circuit.ui.frame import explain, keys, markdown, memory, session
 
 MOST_SAMPLES = 30
+STEPS = (50, 100, 200, 300, 500, 1000, 2000)
+"""Steps of learning that the form offers."""
+LARGEST_SEED = 10_000
 HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
 LARGEST_BATCH = 512
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -130,6 +133,13 @@ def _use_method(method: Method, missing: list[str]) -> None:
         state |= {keys.SAMPLES: min(n, MOST_SAMPLES), keys.RULE: method.integration_rule}
         if n > MOST_SAMPLES:
             missing.append(f"{n:,} samples, of which the page offers {MOST_SAMPLES}")
+    elif method.kind.asks == "learning_steps":
+        steps, seed = method.learning_steps or 1, method.learning_seed
+        state |= {keys.STEPS: min(STEPS, key=lambda each: abs(each - steps)), keys.SEED: min(seed, LARGEST_SEED)}
+        if steps not in STEPS:
+            missing.append(f"{steps:,} steps of learning, of which the page offers {', '.join(map(str, STEPS))}")
+        if seed > LARGEST_SEED:
+            missing.append(f"the seed {seed} of learning, of which the page offers up to {LARGEST_SEED:,}")
     st.session_state[keys.GRAD_FUNCTION] = st.session_state[keys.GRAD_WIDGET] = method.grad_function
     st.session_state.update(state)
 
