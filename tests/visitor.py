@@ -36,7 +36,7 @@ class Visitor:
     """A session of the app in a browser of its own."""
 
     def __init__(self, page: str | None = None, **query: str) -> None:
-        self.at = AppTest.from_file(APP, default_timeout=30)
+        self.at = AppTest.from_file(APP, default_timeout=60)
         self.at.query_params.update(query)
         if page is None:
             self.at.run()

@@ -224,7 +224,7 @@ LEARNED = Kind(
     "model does.",
     "Costs hundreds of forward and backward passes of eight prompts each, and fits the prompts that it sees: "
     "hold some out.",
-    score="inverse size of the circuits from which on the edge was learned to belong, with integrated gradients' sign",
+    score="inverse size of the circuits from which on the edge belongs, as learned, with integrated gradients' sign",
     points="{steps:,} steps, seed {seed}",
     caption="learned masks, {steps:,} steps (seed {seed})",
     paths=("learned",),

@@ -23,6 +23,7 @@ METHODS = [
     Method(mask_val=None, integrated_grad_samples=5, path="activations"),
     Method(mask_val=None, path="ends"),
     Method(mask_val=0.3, path="activations"),
+    Method(mask_val=None, path="learned", learning_steps=300),
 ]
 
 
@@ -92,6 +93,12 @@ def test_keys_titles_and_sentences_are_of_one_kind_each() -> None:
             "m = 0.5 over inputs",
             "estimate some way, 0.5 of it, along the path over inputs",
         ),
+        (
+            Method(mask_val=None, path="learned", learning_steps=1200, learning_seed=3),
+            "learned masks, 1,200 steps (seed 3)",
+            "1,200 steps, seed 3",
+            "inverse size of the circuits from which on the edge belongs, as learned, with integrated gradients' sign",
+        ),
     ],
 )
 def test_a_method_says_what_it_is(method: Method, caption: str, points: str, score: str) -> None:
@@ -101,16 +108,24 @@ def test_a_method_says_what_it_is(method: Method, caption: str, points: str, sco
 
 
 def test_only_a_plain_gradient_at_the_model_foretells_what_ablating_does() -> None:
-    assert [method.foretells for method in METHODS] == [True] + [False] * 6
+    assert [method.foretells for method in METHODS] == [True] + [False] * 7
     assert not Method(backward="relp").foretells
-    assert [method.kind.averages for method in METHODS] == [False, False, True, True, True, True, False]
+    assert [method.kind.averages for method in METHODS] == [False, False, True, True, True, True, False, True]
 
 
 @pytest.mark.parametrize("kind", OFFERED, ids=lambda kind: kind.key)
 def test_what_a_form_takes_from_a_kind_makes_a_method_of_it(kind) -> None:  # type: ignore[no-untyped-def]
     asked = {"mask_val": 0.5} if kind.asks == "mask_val" else {"mask_val": kind.mask_val}
     samples = 5 if kind.asks == "integrated_grad_samples" else None
-    method = Method(path=kind.paths[0], integrated_grad_samples=samples, ablation_type=AblationType.RESAMPLE, **asked)
+    steps = 300 if kind.asks == "learning_steps" else None
+    method = Method(
+        path=kind.paths[0],
+        integrated_grad_samples=samples,
+        ablation_type=AblationType.RESAMPLE,
+        learning_steps=steps,
+        **asked,
+    )
+    assert method == Method(**kind.options(0.5, 5, "reference", 300))
     assert method.kind is kind
 
 

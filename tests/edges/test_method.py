@@ -70,10 +70,27 @@ def test_the_two_other_rules_are_second_order(rule: Any) -> None:
         ({"grad_function": "logits"}, "grad_function must be one of 'logit', 'prob', 'logprob', 'logit_exp'"),
         ({"answer_function": "max"}, "answer_function must be one of 'avg_diff', 'avg_val', 'mse', and is 'max'"),
         ({"integration_rule": "simpson"}, "integration_rule must be one of 'reference', 'trapezoid', 'midpoint'"),
-        ({"path": "edges"}, "path must be one of 'masks', 'inputs', 'ends', 'activations', and is 'edges'"),
+        ({"path": "edges"}, "path must be one of 'masks', 'inputs', 'ends', 'activations', 'learned', and is 'edges'"),
         ({"backward": "lrp"}, "backward must be one of 'gradient', 'relp'"),
         ({"path": "ends"}, "set mask_val to None"),
         ({"path": "ends", "mask_val": None, "integrated_grad_samples": 5}, "leave integrated_grad_samples out"),
+        ({"path": "learned", "learning_steps": 5}, "set mask_val to None"),
+        ({"path": "learned", "mask_val": None}, "learning_steps must be a whole number from 1 to 100,000, and is None"),
+        ({"path": "learned", "mask_val": None, "learning_steps": 0}, "whole number from 1 to"),
+        ({"path": "learned", "mask_val": None, "learning_steps": 2.0}, "and is 2.0"),
+        ({"learning_steps": 5}, "belong to the path 'learned', and the path is 'masks'"),
+        ({"learning_seed": -1}, "learning_seed must be a whole number of 0 or more"),
+        ({"learning_seed": "1"}, "and is '1'"),
+        ({"path": "learned", "mask_val": None, "learning_steps": 5, "backward": "gim"}, "learned by the gradient"),
+        (
+            {
+                "path": "learned",
+                "mask_val": None,
+                "learning_steps": 5,
+                "ablation_type": AblationType.BATCH_ALL_TOK_MEAN,
+            },
+            "choose another ablation",
+        ),
         ({"ablation_type": "ZERO"}, "must be an AblationType, and is 'ZERO'"),
         ({"clean_corrupt": "both"}, "clean_corrupt must be one of 'clean', 'corrupt'"),
         ({"clean_corrupt": None}, "set clean_corrupt to 'clean' or 'corrupt' to say which of the pair"),
@@ -96,6 +113,13 @@ def test_a_method_survives_json(ablation: AblationType) -> None:
     for mask_val, samples in ((0.25, None), (None, 7)):
         method = Method("prob", "mse", mask_val, samples, ablation, "clean", "midpoint")
         assert Method.from_dict(json.loads(json.dumps(method.to_dict()))) == method
+
+
+def test_learning_is_written_down_only_where_masks_are_learned() -> None:
+    learned = Method(path="learned", mask_val=None, learning_steps=30, learning_seed=4)
+    assert Method.from_dict(json.loads(json.dumps(learned.to_dict()))) == learned
+    assert not {"learning_steps", "learning_seed"} & set(Method().to_dict())
+    assert (learned.n_points(16), learned.n_passes(3)) == (5 + 15, 30)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def run() -> Run:
 
 
 def visit(page: str, **query: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     at.query_params.update(query)
     at.session_state["model"] = "teaching"
     at.session_state["prompts"] = EXAMPLES["teaching-ioi"].config.prompts
@@ -129,5 +129,5 @@ def test_a_widget_without_help_is_found() -> None:
             st.selectbox("Helpful", ["a"], help="Chooses.")
             st.slider("Helpless too")
 
-    at = AppTest.from_function(page).run()
+    at = AppTest.from_function(page, default_timeout=60).run()
     assert [words.split(" (")[0] for words in without_help(at)] == ["Button 'Helpless'", "Slider 'Helpless too'"]

@@ -259,7 +259,10 @@ def test_what_others_have_measured_of_a_run_is_kept_beside_what_a_session_measur
         for run, key, curve in st.session_state.get("to keep", []):
             session.keep_curve(run, key, curve)
 
-    one, other = AppTest.from_function(page).run(), AppTest.from_function(page).run()
+    one, other = (
+        AppTest.from_function(page, default_timeout=60).run(),
+        AppTest.from_function(page, default_timeout=60).run(),
+    )
     for at, curves in ((one, [("a", first)]), (other, [("a", second), ("b", second)]), (one, [("c", first)])):
         at.session_state["to keep"] = [(runs[0], key, curve) for key, curve in curves]
         at.run()

@@ -84,6 +84,8 @@ def test_two_workers_on_the_cpu_run_two_jobs_at_once() -> None:
     server = JobServer(cpu_workers=2, warm_up=[])
     try:
         assert server.devices == ("cpu", "cpu")
+        until(lambda: server._client)
+        server._client.wait_for_workers(2, timeout=100)
         jobs = [server.submit(environment, 3.0, owner=owner) for owner in ("ann", "bob")]
         until(lambda: [job.state for job in jobs] == ["running", "running"])
         assert all(job.wait(100) for job in jobs)

@@ -25,7 +25,7 @@ MINE = PromptSet("mine", (PromptPair("one two", "two one", (" a",), (" b",)),))
 
 
 def visit(**query: str) -> AppTest:
-    at = AppTest.from_file(APP, default_timeout=30)
+    at = AppTest.from_file(APP, default_timeout=60)
     at.query_params.update(query)
     return run(at)
 
@@ -140,7 +140,7 @@ def test_other_pages_lead_back_to_it() -> None:
 
 
 def test_a_reload_goes_on_with_it() -> None:
-    at = AppTest.from_file(APP, default_timeout=30)
+    at = AppTest.from_file(APP, default_timeout=60)
     at.query_params["tour"] = "4"
     at.switch_page(navigation.SCORES)
     run(at)
@@ -179,7 +179,7 @@ def edit(at: AppTest, words: str = "edited") -> PromptSet:
 
 def reloaded(at: AppTest, target: str) -> AppTest:
     """Another session at the address of this one."""
-    fresh = AppTest.from_file(APP, default_timeout=30)
+    fresh = AppTest.from_file(APP, default_timeout=60)
     for key, value in at.query_params.items():
         fresh.query_params[key] = value if isinstance(value, str) else value[0]
     fresh.switch_page(target)
