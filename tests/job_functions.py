@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from circuit.common.errors import CircuitError, JobCancelled, ModelError, PromptError
-from circuit.common.progress import Report
+from circuit.common.progress import Report, enough, plot
 from circuit.workers.job import Job
 from circuit.workers.server import JobServer
 
@@ -36,6 +36,19 @@ def count(request: dict[str, Any], *, progress: Report, cancelled: Cancelled) ->
         time.sleep(request["seconds"])
     progress(request["steps"], request["steps"], "done")
     return os.getpid()
+
+
+def improve(request: dict[str, Any], *, progress: Report, cancelled: Cancelled) -> tuple[int, int]:
+    """Steps that each come to half of the one before, until there are enough; says how many, and in which process."""
+    for step in range(1, request["steps"] + 1):
+        if cancelled():
+            raise JobCancelled("Stopped between two steps.")
+        if enough():
+            return step - 1, os.getpid()
+        plot(step, 0.5**step)
+        progress(step, request["steps"], f"step {step}")
+        time.sleep(request["seconds"])
+    return request["steps"], os.getpid()
 
 
 def deaf(seconds: float, *, progress: Report, cancelled: Cancelled) -> None:

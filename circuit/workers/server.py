@@ -484,7 +484,7 @@ class JobServer:
                 job._state, job._started = "running", time.monotonic()
             if job._state == "running" and event[1]["progress"] is not None:
                 job._report(*event[1]["progress"])
-                job.figures = (job.figures + event[1]["figures"])[-_MOST_FIGURES:]
+                job.figures = [*job.figures, *event[1]["figures"]][-_MOST_FIGURES:]
 
     def _on_memory(self, event: tuple[float, dict[str, Any]]) -> None:
         self._out_of_memory.add(event[1]["worker"])

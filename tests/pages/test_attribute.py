@@ -358,6 +358,34 @@ def test_the_form_begins_with_the_default_and_says_why(visitor: Visitor) -> None
     assert visitor.finish().config.method == DEFAULT_METHOD
 
 
+def test_masks_are_learned_with_a_curve_and_kept_as_they_are_when_one_has_seen_enough(visitor: Visitor) -> None:
+    prompts = PRESETS["teaching-ioi"].prompts
+    visitor.work_on("teaching", replace(prompts, pairs=prompts.pairs[:8]))
+    visitor.choose(kind="Learned masks")
+    visitor.choose(learning_steps=2000, learning_seed=3)
+    assert "5 passes to begin with, then 2,000 forward and backward passes on batches of the clean prompts" in (
+        visitor.words()
+    )
+    visitor.click("Run attribution")
+    visitor.wait(lambda: [button for button in visitor.at.button if button.label == "End here and keep"])
+    assert visitor.at.get("plotly_chart")
+    visitor.click("End here and keep")
+    visitor.wait(visitor.result)
+    run = visitor.result()
+    assert run is not None
+    assert run.config.method == Method(path="learned", mask_val=None, learning_steps=2000, learning_seed=3)
+    assert "learned masks, 2,000 steps (seed 3)" in run.caption
+    (note,) = run.notes
+    assert re.fullmatch(r"Learning was ended after [\d,]+ of 2,000 steps\.", note)
+    assert note in visitor.words()
+
+
+def test_masks_are_not_learned_with_positions_apart(visitor: Visitor) -> None:
+    visitor.choose(kind="Learned masks", apart=True)
+    assert visitor.button("Run attribution").disabled
+    assert "Masks are learned for all token positions together" in visitor.errors()
+
+
 def test_passes_of_other_paths_are_said_before_the_run(visitor: Visitor) -> None:
     visitor.work_on("teaching", PRESETS["teaching-ioi"].prompts)
     visitor.choose(kind="EAP-IG over activations")

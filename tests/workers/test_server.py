@@ -30,6 +30,7 @@ from tests.job_functions import (
     deaf,
     die,
     eat_memory,
+    improve,
     leave,
     lives,
     names_folders,
@@ -240,6 +241,31 @@ def test_a_job_whose_worker_is_ended_because_of_the_one_before_begins_again(
     assert job.wait(100)
     assert job.state == "finished", job.error
     assert job._worker != first
+
+
+def test_a_job_that_improves_shows_its_figures_and_ends_with_what_it_has_when_asked(server: JobServer) -> None:
+    job = server.submit(improve, LONG)
+    until(lambda: len(job.figures) >= 3)
+    assert job.figures[:3] == [(1, 0.5), (2, 0.25), (3, 0.125)]
+    job.settle()
+    assert job.wait(100)
+    assert job.state == "finished"
+    steps, process = job.result()
+    assert 3 <= steps < LONG["steps"]
+    after = server.submit(improve, {"steps": 4, "seconds": 0.05})
+    assert after.wait(100)
+    assert after.result() == (4, process)  # nobody has asked this one
+
+
+def test_asking_a_job_that_waits_or_is_over_for_what_it_has_changes_nothing(server: JobServer) -> None:
+    first = running(server.submit(count, LONG))
+    waiting = server.submit(improve, {"steps": 3, "seconds": 0.01})
+    waiting.settle()
+    first.cancel()
+    assert waiting.wait(100)
+    assert waiting.result()[0] == 3
+    waiting.settle()
+    assert waiting.result()[0] == 3
 
 
 def test_a_job_that_kills_its_process_fails_once_and_the_queue_goes_on(server: JobServer, tmp_path: Path) -> None:
