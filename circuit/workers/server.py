@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _TICK = 0.1  # seconds between two looks at a running job, and at most one progress event in as many
 _UNRESPONSIVE = 30.0  # seconds after which a worker that we have ended, but still seems there, is given up
 _SILENT = 10.0  # seconds without a heartbeat after which a worker of somebody else's cluster may have been stopped
+_SET_BACK = 5.0  # seconds by which a clock may be set back while nobody need start again
 _TEND = 1.0  # seconds between two looks at all jobs, and at a cluster that is not ours
 PER_JOB = 12
 """This many requests of a group count as one job."""
@@ -145,6 +146,7 @@ class JobServer:
         self._topic = ""
         self._lost = False  # whether a scheduler that is not ours could not be reached when last asked
         self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
+        self._set_back = -math.inf  # when the machine's clock was last set back
         self._ended: dict[str, float] = {}  # addresses of workers that we ended, and when
 
         atexit.register(self.close)
@@ -343,12 +345,23 @@ class JobServer:
         """Connect, and then look after all jobs, and after the workers of a cluster that is not ours."""
         with contextlib.suppress(Exception):  # the first job will meet the same problem and report it
             self._connect()
+        clock = time.time() - time.monotonic()
         while not self._closing.wait(_TEND):
+            before, clock = clock, time.time() - time.monotonic()
+            if before - clock > _SET_BACK:
+                self._start_again()
             self._sweep()
             if (own := self._cluster) is not None:
                 own.end_stopped()
             if self._address is not None:
                 self._count()
+
+    def _start_again(self) -> None:
+        """The machine's clock was set back: Dask, which waits for times of day, would stand still for as long."""
+        _log.warning("The machine's clock was set back; jobs that were running begin again with new workers.")
+        self._set_back = time.monotonic()
+        if (client := self._client) is not None:
+            self._give_up(client)
 
     def _sweep(self) -> None:
         """Stop what nobody waits for and what takes too long, forget what nobody has looked at."""
@@ -531,7 +544,7 @@ class JobServer:
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
-        if self._hit(future) and self._begins_again(job):
+        if (self._hit(future) or began < self._set_back) and self._begins_again(job):
             self._carry(job)
         elif not job.over:
             self._settle(job, future)
