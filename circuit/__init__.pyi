@@ -42,6 +42,7 @@ from .prompts.files import read_file as read_file
 from .prompts.pairs import PromptPair as PromptPair
 from .prompts.pairs import PromptSet as PromptSet
 from .prompts.presets import PRESETS as PRESETS
+from .runs.average import average as average
 from .runs.comparison import overlap as overlap
 from .runs.comparison import overlap_of as overlap_of
 from .runs.comparison import spearman as spearman

@@ -9,12 +9,14 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from circuit.common.errors import RunFileError
 from circuit.common.words import counted
 from circuit.edges.ranking import readable
 from circuit.jobs.measure import measure
 from circuit.plots.comparison import faithfulness_lines, overlap_curves, score_scatter
+from circuit.runs.average import average, why_not_average
 from circuit.runs.comparison import differing_settings, only_in, overlap_of, pairs_of, spearman, why_not_comparable
 from circuit.runs.faithfulness import Curve, curve_sizes
 from circuit.runs.run import Run
@@ -104,6 +106,24 @@ def settings(runs: list[Run], letters: list[str]) -> None:
     table.columns = pd.Index(letters)
     st.markdown(f"**They differ in {', '.join(table.index)}.**")
     st.dataframe(table.rename_axis("setting"), height="content")
+
+
+def average_them(runs: list[Run], at: DeltaGenerator) -> None:
+    """A button that makes one run of all of them."""
+    why_not = why_not_average(runs)
+    with at:
+        clicked = click.button(
+            "Average their scores",
+            icon=":material/functions:",
+            key="average",
+            disabled=why_not is not None,
+            help=why_not
+            or "Divides each run's scores by the sum of their absolute values, and keeps the mean as a new run, whose "
+            f"circuits can be drawn and measured like any other's. {explain.more('averaged-runs')}",
+        )
+    if clicked:
+        session.show_run(average(runs))
+        st.switch_page(navigation.CIRCUIT)
 
 
 def agreement(runs: list[Run], letters: list[str], shared: dict[str, np.ndarray], n: int) -> None:
@@ -310,9 +330,10 @@ if (why_not := why_not_comparable(runs)) is not None:
     settings(runs, letters)
     st.stop()
 settings(runs, letters)
-chooser, share_at = st.columns([8, 1], vertical_alignment="bottom")
+chooser, average_at, share_at = st.columns([6, 2, 1], vertical_alignment="bottom")
 with chooser:
     n = choose_n(runs)
+average_them(runs, average_at)
 shared = {name: overlap_of(runs[one], runs[other]) for one, other, name in pairs_of(letters)}
 agreement(runs, letters, shared, n)
 one, other = two_of(runs, letters)

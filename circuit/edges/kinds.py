@@ -40,7 +40,7 @@ class Kind:
             `learning_steps` with a seed.
         foretells: Whether a score estimates what ablating its edge alone does to the loss.
         formula: Where one helps.
-        source: Who published it, as a title and an address.
+        source: Who published it, as a title and an address; None where there is nothing to cite.
         also: Other entries of the glossary that help to understand it.
     """
 
@@ -57,7 +57,7 @@ class Kind:
     asks: Asked | None = None
     foretells: bool = False
     formula: str = ""
-    source: tuple[str, str] = ("AutoCircuit", "https://github.com/UFO-101/auto-circuit")
+    source: tuple[str, str] | None = ("AutoCircuit", "https://github.com/UFO-101/auto-circuit")
     also: tuple[str, ...] = ()
 
     @property
@@ -232,6 +232,19 @@ LEARNED = Kind(
     source=("Bhaskar et al. 2024", "https://arxiv.org/abs/2406.16778"),
     also=("mask-value", "faithfulness", "held-out"),
 )
+AVERAGED = Kind(
+    "averaged-runs",
+    "Mean of several runs",
+    "mean of runs",
+    "The scores of several runs of the same prompts, each run's divided by their absolute sum, and averaged.",
+    "What the runs agree about stands out; it is made on 6 · Compare, and costs no pass.",
+    score="mean share of a run's total absolute score",
+    points="those of its runs",
+    caption="mean of several runs' normalised scores",
+    paths=("averaged",),
+    source=None,
+    also=("score", "eap", "integrated-gradients"),
+)
 
 KINDS = (
     EAP,
@@ -242,6 +255,7 @@ KINDS = (
     CLEAN_CORRUPTED,
     ONE_POINT,
     LEARNED,
+    AVERAGED,
 )
 """A method is of the first kind that fits."""
 OFFERED = (INTEGRATED_GRADIENTS, EAP, EAP_IG_INPUTS, CLEAN_CORRUPTED, EAP_IG_ACTIVATIONS, ONE_MASK_VALUE, LEARNED)

@@ -30,7 +30,7 @@ from circuit.edges.kinds import EAP, KINDS, RULES, Kind, kind_of
 
 GradFunction = Literal["logit", "prob", "logprob", "logit_exp"]
 AnswerFunction = Literal["avg_diff", "avg_val", "mse"]
-Path = Literal["masks", "inputs", "ends", "activations", "learned"]
+Path = Literal["masks", "inputs", "ends", "activations", "learned", "averaged"]
 """The way from the untouched model, at 0, to what replaces its activations, at 1:
 
 - `"masks"`: every edge is ablated by the same mask value, as in AutoCircuit. The scores' differences are those of the
@@ -41,6 +41,7 @@ Path = Literal["masks", "inputs", "ends", "activations", "learned"]
 - `"activations"`: one group of sources at a time (the embedding, then each block's heads together, then its MLP) turns
   into what replaces it, while all before it stays clean (EAP-IG-activations).
 - `"learned"`: no way, but circuits: masks of 0 or 1 on single edges (`circuit.engine.learned_masks`).
+- `"averaged"`: that of several runs, whose scores are averaged (`circuit.runs.average`).
 """
 Backward = Literal["gradient", "relp", "relp+constant-attention", "gim", "linear-mlp+gim-attention"]
 """The rules of the backward pass: see `circuit.engine.backward_rules`."""
@@ -136,7 +137,7 @@ def sample_points(
     - `"trapezoid"`: 0/N, 1/N, ..., N/N, the two ends weighted half: second-order accurate.
     - `"midpoint"`: the N points (i + 1/2) / N, each weighted 1 / N: second-order accurate.
 
-    The path `"ends"` has the points 0 and 1, and neither `mask_val` nor N; `"learned"` has no points.
+    The path `"ends"` has the points 0 and 1, and neither `mask_val` nor N. `"learned"` and `"averaged"` have no points.
 
     Raises:
         OptionError: Unless exactly one of `mask_val` and `integrated_grad_samples` is given, in range.
@@ -148,10 +149,11 @@ def sample_points(
                 "mask_val to None."
             )
         return [(0.0, 0.5), (1.0, 0.5)]
-    if path == "learned":
+    if path in ("learned", "averaged"):
         if mask_val is not None or integrated_grad_samples is not None:
             raise OptionError(
-                "Learned masks take their own values: leave integrated_grad_samples out, and set mask_val to None."
+                f"The path '{path}' has no points of its own: leave integrated_grad_samples out, and set mask_val to "
+                "None."
             )
         return []
     if (mask_val is None) == (integrated_grad_samples is None):
@@ -191,6 +193,7 @@ _OVER: dict[Path, str] = {
     "ends": "a forward and backward pass on either prompt of the pair",
     "activations": "{} for the embedding, and for the heads and the MLP of every layer",
     "learned": "{} on batches of the clean prompts",
+    "averaged": "{} on no prompts: scores of other runs are averaged",
 }
 """What passes along a path go over."""
 

@@ -191,11 +191,13 @@ def score_edges(
         Scores in units of the loss, by destination module: see `PruneScores`.
 
     Raises:
-        OptionError: A method of the path `"learned"`.
+        OptionError: A method of the path `"learned"` or `"averaged"`.
         PromptError, BatchMemoryError, NumericalError, JobCancelled: As `mask_gradient_prune_scores`.
     """
     if method.path == "learned":
         raise OptionError("Masks are learned by circuit.learn_scores, which takes scores to begin with.")
+    if method.path == "averaged":
+        raise OptionError("These scores are a mean of other runs' scores: no prompts give them. Choose a method.")
     loader = ready(model, loader, method.ablation_type)
     check_answers(loader.dataset, method)
     points = method.points if points is None else points

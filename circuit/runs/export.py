@@ -112,11 +112,16 @@ def python_snippet(
     )
     method = _arguments(config.method, Method(), {"ablation_type": f"AblationType.{config.method.ablation_type.name}"})
     settings = _arguments(config, RunConfig("", config.prompts), {}, leave=("model", "prompts", "method"))
+    made = f"run = attribute(RunConfig({', '.join([repr(config.model), 'prompts', 'method', *settings])}))"
+    if config.method.path == "averaged":  # no prompts give its scores
+        made = f"run = Run.load(Path({f'{run.id[:8]}.safetensors'!r}))  # the run's file, beside this script"
     circuit = "live_edges(run.graph, edges)" if drop_dead_ends else "edges"
     return f'''"""{_one_line(run.caption)}"""
 
+from pathlib import Path
+
 from circuit import (
-    AblationType, Method, PromptPair, PromptSet, RunConfig, attribute, choose_edges, edge_table, live_edges,
+    AblationType, Method, PromptPair, PromptSet, Run, RunConfig, attribute, choose_edges, edge_table, live_edges,
 )
 
 prompts = PromptSet(
@@ -126,7 +131,7 @@ prompts = PromptSet(
     ),
 )
 method = Method({", ".join(method)})
-run = attribute(RunConfig({", ".join([repr(config.model), "prompts", "method", *settings])}))
+{made}
 edges = choose_edges(run.graph, run.scores, {n_edges}, {importance!r}, {rule!r})
 
 if __name__ == "__main__":

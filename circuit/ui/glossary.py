@@ -63,7 +63,7 @@ def _of_kind(kind: Kind) -> Term:
     """The entry of a method, from what it says of itself."""
     name = kind.title if kind.short.lower() in ("one point", kind.title.lower()) else f"{kind.title} ({kind.short})"
     words = f"{kind.sentence} {kind.limits}"
-    return Term(kind.key, name, "scores", words, kind.formula, Source(*kind.source), kind.also)
+    return Term(kind.key, name, "scores", words, kind.formula, kind.source and Source(*kind.source), kind.also)
 
 
 def _of_rule(rule: Rule) -> Term:

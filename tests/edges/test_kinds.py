@@ -24,6 +24,7 @@ METHODS = [
     Method(mask_val=None, path="ends"),
     Method(mask_val=0.3, path="activations"),
     Method(mask_val=None, path="learned", learning_steps=300),
+    Method(mask_val=None, path="averaged"),
 ]
 
 
@@ -108,9 +109,9 @@ def test_a_method_says_what_it_is(method: Method, caption: str, points: str, sco
 
 
 def test_only_a_plain_gradient_at_the_model_foretells_what_ablating_does() -> None:
-    assert [method.foretells for method in METHODS] == [True] + [False] * 7
+    assert [method.foretells for method in METHODS] == [True] + [False] * 8
     assert not Method(backward="relp").foretells
-    assert [method.kind.averages for method in METHODS] == [False, False, True, True, True, True, False, True]
+    assert [method.kind.averages for method in METHODS] == [False, False, True, True, True, True, False, True, True]
 
 
 @pytest.mark.parametrize("kind", OFFERED, ids=lambda kind: kind.key)

@@ -70,7 +70,10 @@ def test_the_two_other_rules_are_second_order(rule: Any) -> None:
         ({"grad_function": "logits"}, "grad_function must be one of 'logit', 'prob', 'logprob', 'logit_exp'"),
         ({"answer_function": "max"}, "answer_function must be one of 'avg_diff', 'avg_val', 'mse', and is 'max'"),
         ({"integration_rule": "simpson"}, "integration_rule must be one of 'reference', 'trapezoid', 'midpoint'"),
-        ({"path": "edges"}, "path must be one of 'masks', 'inputs', 'ends', 'activations', 'learned', and is 'edges'"),
+        (
+            {"path": "edges"},
+            "path must be one of 'masks', 'inputs', 'ends', 'activations', 'learned', 'averaged', and is 'edges'",
+        ),
         ({"backward": "lrp"}, "backward must be one of 'gradient', 'relp'"),
         ({"path": "ends"}, "set mask_val to None"),
         ({"path": "ends", "mask_val": None, "integrated_grad_samples": 5}, "leave integrated_grad_samples out"),

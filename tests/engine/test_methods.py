@@ -38,7 +38,7 @@ from tests.small_prompts import loader, one_row, prompts, ragged
 from tests.traces import traces
 
 DATA = Path(__file__).parent.parent / "data" / "methods"
-PATHS = [path for path in get_args(Along) if path not in ("masks", "learned")]
+PATHS = [path for path in get_args(Along) if path not in ("masks", "learned", "averaged")]
 BACKWARD: list[Backward] = list(get_args(Backward))
 
 

@@ -20,7 +20,7 @@ from circuit.runs.faithfulness import curve_sizes
 from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from circuit.runs.verdict import judge
-from tests.visitor import NUMBERS, SCORES, Visitor
+from tests.visitor import CIRCUIT, NUMBERS, SCORES, Visitor
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -49,6 +49,29 @@ def comparing(*runs: Run, **query: str) -> Visitor:
 
 def charts(visitor: Visitor) -> list[Any]:
     return [json.loads(chart.proto.spec) for chart in visitor.at.get("plotly_chart")]
+
+
+def test_runs_are_averaged_into_a_new_one_where_they_differ_in_the_method_alone(small: str, runs: list[Run]) -> None:
+    visitor = comparing(*runs[:2])
+    assert visitor.button("Average their scores").disabled
+    assert "their ablations differ" in visitor.button("Average their scores").help
+    gim = attribute(RunConfig(small, NUMBERS, Method(backward="gim")))
+    RunLibrary(Path(os.environ["EDGESCOPE_RUNS"])).save(gim)
+    visitor = comparing(runs[0], gim)
+    visitor.click("Average their scores")
+    assert visitor.at.header[0].value == "4 · Circuit"
+    mean = visitor.result()
+    assert mean is not None
+    assert mean.provenance["mean_of"] == [runs[0].id, gim.id]
+    visitor = Visitor(CIRCUIT, run=mean.id)
+    assert "mean of several runs' normalised scores" in visitor.words()
+    assert "Not where scores do not come from single prompts" in next(
+        toggle.help for toggle in visitor.at.toggle if toggle.label == "Fade unstable"
+    )
+    visitor.wait(lambda: "Measured" in visitor.words())
+    assert not visitor.errors()
+    visitor = comparing(runs[0], mean)
+    assert "method" in visitor.words()
 
 
 def test_without_two_runs_the_page_says_what_to_do(runs: list[Run]) -> None:
