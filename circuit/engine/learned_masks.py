@@ -5,7 +5,7 @@ learn_scores   stochastic gradient descent over masks of single edges -> PruneSc
 method = Method(path="learned", mask_val=None, learning_steps=300)
 scores = learn_scores(model, loader, method, start=score_edges(model, loader, DEFAULT_METHOD))
 
-An edge's strength is a number u; at first it is minus the logarithm of the edge's rank by the scores to start from.
+An edge's strength is a number u; at first it is minus the logarithm of the edge's rank by absolute score to start from.
 Each step takes some prompts and draws a size k, log-uniformly, and noise. The k edges of which u and noise together are
 largest are kept, and all others ablated. The loss is how far the answer value of that circuit is from the whole
 model's, prompt by prompt, in units of the distance between the whole and the fully ablated model; large errors count
@@ -40,8 +40,8 @@ from circuit.engine.loss import check_answers, prompt_values
 from circuit.engine.model import PatchableModel, PruneScores, precision_advice
 from circuit.engine.patching import circuit_outputs
 
-SIZES = (10, 1000)
-"""Circuits of between so many edges are drawn; in small models, of at most a third of all edges."""
+SMALLEST = 10
+"""Circuits of so many edges to half of all edges are drawn."""
 TEMPERATURE = 0.3
 """Of the noise and of the logistic function, in units of u: of an edge's share of the logarithm of sizes."""
 RATE = 0.1
@@ -65,7 +65,7 @@ def learn_scores(
     report: Report | None = None,
     cancelled: Cancelled | None = None,
     *,
-    sizes: tuple[int, int] = SIZES,
+    sizes: tuple[int, int] | None = None,
     plot: Plot | None = None,
     enough: Cancelled = never,
 ) -> PruneScores:
@@ -76,10 +76,10 @@ def learn_scores(
         loader: The prompts; each step takes as many as its batch size says, by default 8.
         method: One of the path `"learned"`: loss, ablation, steps and seed. On one machine, the same seed gives the
             same scores.
-        start: Scores to begin with, of any method: edges by signed score, the largest first.
+        start: Scores to begin with, of any method: edges by absolute score, the largest first.
         report: Called as `report(step, total, message)` after each step.
         cancelled: Asked before each step; where it answers True, `JobCancelled` is raised.
-        sizes: The smallest and the largest circuit that is drawn, in edges.
+        sizes: The smallest and the largest circuit that is drawn, in edges; None: from 10 to half of all edges.
         plot: Called as `plot(step, error)` after each step: the mean distance of the last circuits' answer values from
             the whole model's, as a share of that between the whole and the ablated model.
         enough: Asked before each step; where it answers True, the scores are those learned by then.
@@ -98,9 +98,10 @@ def learn_scores(
     if model.seq_len is not None:
         raise OptionError("Masks are learned for all token positions together: turn 'Positions apart' off.")
     graph = model.graph
-    if not 1 <= sizes[0] <= sizes[1]:
+    smallest, largest = sizes or (min(SMALLEST, graph.n_edges), max(graph.n_edges // 2, SMALLEST))
+    if not 1 <= smallest <= largest:
         raise OptionError(f"Sizes are a smallest and a largest number of edges, and are {sizes}.")
-    largest = min(sizes[1], max(graph.n_edges // 3, 1))
+    largest = min(largest, graph.n_edges)
     check_answers(loader.dataset, method)
     loader = ready(model, loader.with_batch_size(loader.batch_size or PROMPTS_A_STEP), method.ablation_type)
     before = 2 * (len(loader) + Ablation.n_passes(loader, method.ablation_type))
@@ -133,7 +134,7 @@ def learn_scores(
 
     while learner.step < method.learning_steps and not enough():
         shuffled = loader.dataset.of_rows(learner.shuffle(len(loader.dataset)))
-        learner.draw(sizes[0], largest)
+        learner.draw(smallest, largest)
         for _, (gradient, error) in by_batch(model, PromptDataLoader(shuffled, loader.batch_size), step, steps):
             learner.follow(gradient)
             errors.append(error)
@@ -142,7 +143,7 @@ def learn_scores(
             steps.advance(f"step {learner.step} of {method.learning_steps}: circuit of {learner.drawn.size:,} edges")
             if learner.step >= method.learning_steps or enough():
                 break
-            learner.draw(sizes[0], largest)
+            learner.draw(smallest, largest)
     if learner.step < method.learning_steps:
         note(f"Learning was ended after {learner.step:,} of {method.learning_steps:,} steps.")
     return graph.unflatten(learner.scores())
@@ -210,7 +211,7 @@ class _Learner:
     drawn: _Drawn
 
     def __init__(self, start: Float32[np.ndarray, " n_edges"], seed: int, steps: int) -> None:
-        order = torch.from_numpy(np.argsort(-start, kind="stable"))
+        order = torch.from_numpy(np.argsort(-np.abs(start), kind="stable"))
         self._strength = torch.empty(len(start))
         self._strength[order] = -torch.arange(1, len(start) + 1).float().log()
         self._signs = torch.from_numpy(np.where(start < 0, -1, 1).astype(np.float32))

@@ -72,7 +72,7 @@ def test_a_score_is_one_over_a_size_with_the_sign_of_the_score_at_first() -> Non
     start = model.graph.flatten(at_random(model))
     flat = model.graph.flatten(learn_scores(model, loader(prompts()), learned(1), at_random(model), sizes=SIZES))
     assert (np.sign(flat) == np.sign(start)).all()
-    ranks = np.argsort(np.argsort(-start)) + 1
+    ranks = np.argsort(np.argsort(-np.abs(start))) + 1
     np.testing.assert_allclose(np.abs(flat) * ranks, 1, atol=0.15)
 
 
