@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from circuit.edges.agreement import disagreements, with_effects
 from circuit.edges.filter import strongest_of
-from circuit.edges.ranking import edge_table, readable
+from circuit.edges.ranking import edge_table, node_scores, readable
 from circuit.plots.curves import effect_scatter, falloff_curve, trust
-from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
+from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, node_heatmap, picked_block, picked_edge
 from circuit.plots.matrix import position_heatmap, score_matrix
 from circuit.plots.numbers import Reduce
 from circuit.runs.run import Run
-from circuit.ui.frame import address, keys, markdown, navigation, page, session, share
+from circuit.ui.frame import address, explain, keys, markdown, navigation, page, session, share
 from circuit.ui.frame.widgets import in_address
 from circuit.ui.run.details import edge_details, follow_effects, measure, measuring
 from circuit.ui.run.filters import edge_filter
@@ -27,6 +28,7 @@ from circuit.ui.run.filters import edge_filter
 REDUCE: dict[Reduce, str] = {"abs_sum": "Sum of |score|", "abs_max": "Largest |score|", "signed_sum": "Signed sum"}
 VIEWS = {
     "layers": "Layer by layer",
+    "nodes": "Nodes",
     "matrix": "Every edge",
     "positions": "Position by layer",
     "falloff": "Fall-off",
@@ -34,6 +36,7 @@ VIEWS = {
 }
 WIDE, LEFT, RIGHT = 940, 560, 360  # pixels for which figures are laid out: those of a screen 1366 pixels wide
 MEASURED = 30
+NODES = 50
 TABLE = "The table below lists the edges with their scores."
 
 
@@ -80,7 +83,8 @@ def choose_view(run: Run) -> str:
         views,
         default=VIEWS["layers"],
         required=True,
-        help="Layer by layer to find where the strong edges are; every edge for the whole picture; fall-off for how "
+        help="Layer by layer to find where the strong edges are; nodes for what each head and MLP is worth through all "
+        "its edges; every edge for the whole picture; fall-off for how "
         "fast scores shrink; score and effect for how far to trust them.",
         **in_address("view", views),
     )
@@ -123,6 +127,8 @@ def draw(run: Run, shown: Shown, edge: int | None) -> None:
             key="matrix",
             alt=f"Matrix of the scores of every edge. {TABLE} {caption}",
         )
+    elif shown.view == VIEWS["nodes"]:
+        nodes(run, shown)
     elif shown.view == VIEWS["positions"]:
         st.plotly_chart(
             position_heatmap(run.graph, run.scores, run.tokens, shown.reduce, caption=caption, kept=kept, width=WIDE),
@@ -138,6 +144,36 @@ def draw(run: Run, shown: Shown, edge: int | None) -> None:
     else:
         measured(run, shown)
     selected(run, edge)
+
+
+def nodes(run: Run, shown: Shown) -> None:
+    """What every head and MLP is worth through all its edges, and the strongest of them."""
+    scores = run.scores if shown.kept is None else np.where(shown.kept, run.scores, 0)
+    found = node_scores(run.graph, scores)
+    if run.graph.seq_len is not None:
+        found = found.sum(0) if shown.position is None else found[shown.position]
+    picture, beside = st.columns([1.55, 1], gap="small")
+    with picture:
+        st.plotly_chart(
+            node_heatmap(run.graph, found, caption=shown.caption, width=LEFT),
+            key="nodes",
+            alt=f"Heatmap of the sums of every head's and MLP's edges' scores, by layer. {shown.caption}",
+        )
+    with beside:
+        st.markdown(
+            "**Estimated**: ablating all that a node writes does, to first order, what its edges' scores add up to. "
+            f"{explain.more('score')}"
+        )
+        strongest = np.argsort(-np.abs(found), kind="stable")[:NODES]
+        st.dataframe(
+            pd.DataFrame(
+                {"node": [run.graph.sources[node].name for node in strongest], "sum of scores": found[strongest]}
+            ),
+            hide_index=True,
+            height=320,
+            alt=f"The {len(strongest)} strongest nodes and the sums of their edges' scores.",
+            column_config={"sum of scores": st.column_config.NumberColumn(format="%+.4g")},
+        )
 
 
 def blocks(run: Run, shown: Shown, edge: int | None) -> None:

@@ -2,6 +2,7 @@
 
     layer_heatmap   destination groups by source groups: the overview; a click picks a block
     block_heatmap   the destinations of one group by the sources of another; a click picks an edge
+    node_heatmap    what every source is worth through all its edges, by layer and head
     picked_block    the block that a click on the overview means
     picked_edge     the edge that a click on a block means
     block_of        the block that an edge belongs to
@@ -116,6 +117,45 @@ def layer_heatmap(
         x, y = names_x.index(chosen[1]), names_y.index(chosen[0])
         line = {"color": rgba(NEUTRAL, 1), "width": 2}
         figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=line)
+    return figure
+
+
+def node_heatmap(
+    graph: EdgeGraph,
+    nodes: Float[np.ndarray, " n_sources"],
+    *,
+    caption: str,
+    width: int = 760,
+) -> go.Figure:
+    """What every source is worth: a row per layer, with its heads and its MLP; the embedding below.
+
+    Args:
+        nodes: One score per source, in the order of `graph.sources` (`circuit.edges.ranking.node_scores`).
+        caption: One line that says what the scores are scores of; drawn inside the figure.
+        width: The narrowest width in pixels that the figure may have.
+
+    Raises:
+        OptionError: When there is not one score per source.
+    """
+    if nodes.shape != (graph.n_sources,):
+        raise OptionError(f"This model has {graph.n_sources} sources, and there are scores of shape {nodes.shape}.")
+    columns = [*map(str, range(graph.n_heads)), "MLP"]
+    rows = [RESID_START, *(f"layer {layer}" for layer in range(graph.n_layers))]
+    values = np.full((len(rows), len(columns)), np.nan)
+    values[0, 0] = nodes[0]
+    values[1:] = nodes[1:].reshape(graph.n_layers, len(columns))
+    names = np.full(values.shape, "", dtype=object)
+    names[0, 0] = RESID_START
+    names[1:] = np.array([node.name for node in graph.sources[1:]], dtype=object).reshape(graph.n_layers, -1)
+    row_height = min(30, max(9, 400 // len(rows)))
+    figure = heat_figure(
+        values, columns, rows, signed=True, bar_title="sum of scores", caption=caption,
+        height=row_height * len(rows), width=width,
+    )  # fmt: skip
+    figure.update_layout(xaxis_title_text="head, and MLP", yaxis_title_text="")
+    cells = zip(names.ravel().tolist(), values.ravel().tolist(), strict=True)
+    hover = [f"{name}, sum of its edges' scores: {value:+.4g}" if name else "no node" for name, value in cells]
+    add_targets(figure, columns, rows, hover, row_height)
     return figure
 
 

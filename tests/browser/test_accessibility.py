@@ -101,7 +101,7 @@ def test_the_attribution_page(themed: Page, app: str, run: Run, kind: str) -> No
     assert findings(themed) == []
 
 
-@pytest.mark.parametrize("view", ["", "&view=Every+edge", "&view=Fall-off", "&view=Score+and+effect"])
+@pytest.mark.parametrize("view", ["", "&view=Nodes", "&view=Every+edge", "&view=Fall-off", "&view=Score+and+effect"])
 def test_the_scores_page(themed: Page, app: str, run: Run, view: str) -> None:
     open_at(themed, f"{app}/Scores?run={run.id}{view}&edge={run.order[0]}")
     if "effect" not in view:

@@ -54,7 +54,7 @@ NAME = one_line(ALL, LONGEST_NAME)
 PAGES = ("", "Prompts", "Attribute", "Scores", "Circuit", "Runs", "Compare", "Sweep", "Learn", "Glossary")
 SHOWING = ("Attribute", "Scores", "Circuit", "Runs", "Compare", "Sweep")
 VIEWS = {
-    "Scores": [{"view": view} for view in ("Every edge", "Position by layer", "Fall-off", "Score and effect")],
+    "Scores": [{"view": view} for view in ("Nodes", "Every edge", "Position by layer", "Fall-off", "Score and effect")],
     "Circuit": [{"look": f"node:{ALL}"}, {"look": "edge:5"}, {"look": "node:A0.1"}],
 }
 _FOUND = """() => {

@@ -102,7 +102,7 @@ def test_every_widget_of_a_method_has_help(kind: str) -> None:
     assert without_help(at) == []
 
 
-@pytest.mark.parametrize("view", ["Every edge", "Fall-off", "Score and effect"])
+@pytest.mark.parametrize("view", ["Nodes", "Every edge", "Fall-off", "Score and effect"])
 def test_every_widget_of_a_view_of_the_scores_has_help(view: str, run: Run) -> None:
     assert without_help(visit("pages/3_Scores.py", run=run.id, view=view, edge=str(run.order[0]))) == []
 

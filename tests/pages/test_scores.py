@@ -101,12 +101,26 @@ def test_a_filter_of_one_run_does_not_hide_another(stored: Run, small: str) -> N
     assert len(visitor.at.dataframe[0].value) == 100
 
 
-@pytest.mark.parametrize("view", ["Every edge", "Fall-off"])
+@pytest.mark.parametrize("view", ["Nodes", "Every edge", "Fall-off"])
 def test_the_other_views_show_a_figure_with_the_runs_caption(stored: Run, view: str) -> None:
     visitor = Visitor(SCORES, run=stored.id)
     visitor.choose(view=view)
     caption = visitor.figure()["layout"]["annotations"][-1]["text"].replace("<br>", " ")
     assert caption == stored.caption
+
+
+def test_nodes_are_listed_by_what_their_edges_add_up_to(stored: Run) -> None:
+    visitor = Visitor(SCORES, run=stored.id)
+    visitor.choose(view="Nodes")
+    assert visitor.query()["view"] == "Nodes"
+    (table,) = [frame.value for frame in visitor.at.dataframe if "node" in frame.value]
+    name, total = table.iloc[0]
+    sums = {
+        node.name: float(stored.scores[stored.graph.edge_source == source].sum())
+        for source, node in enumerate(stored.graph.sources)
+    }
+    assert total == pytest.approx(sums[name], rel=1e-5)
+    assert abs(total) == pytest.approx(max(map(abs, sums.values())), rel=1e-5)
 
 
 def test_a_block_looked_at_in_one_model_does_not_break_a_smaller_one(stored: Run) -> None:

@@ -10,7 +10,15 @@ import pytest
 from circuit.common.errors import OptionError
 from circuit.edges.filter import EdgeFilter
 from circuit.edges.graph import EdgeGraph
-from circuit.plots.heatmap import block_heatmap, block_of, layer_heatmap, picked_block, picked_edge
+from circuit.edges.ranking import node_scores
+from circuit.plots.heatmap import (
+    block_heatmap,
+    block_of,
+    layer_heatmap,
+    node_heatmap,
+    picked_block,
+    picked_edge,
+)
 from circuit.plots.matrix import score_matrix
 from circuit.plots.numbers import Reduce, dense_scores, destination_groups, layer_scores, source_groups
 from tests.graphs import SHAPES, SMOL, random_scores
@@ -24,6 +32,27 @@ def test_hovering_a_block_says_what_the_number_is_and_of_how_many_edges() -> Non
     assert said["A0", "A1"] == "sum of |score|, 15 edges: 15"
     assert said["MLP 0", "MLP 1"] == "sum of |score|, 1 edge: 1"
     assert said["A1", "A0"].startswith("no edge")
+
+
+@pytest.mark.parametrize("graph", SHAPES, ids=str)
+def test_a_cell_of_a_node_is_the_sum_of_the_scores_of_its_edges(graph: EdgeGraph) -> None:
+    scores = random_scores(graph)
+    nodes = node_scores(graph, scores).reshape(-1, graph.n_sources).sum(0)
+    figure = node_heatmap(graph, nodes, caption=CAPTION)
+    said = {(x, y): text for x, y, text in zip(*(figure.data[2][key] for key in ("x", "y", "text")), strict=True)}
+    for source, node in enumerate(graph.sources):
+        total = float(scores[graph.edge_source == source].sum())
+        column = "MLP" if node.kind == "mlp" else str(node.head or 0)
+        row = "Resid Start" if node.kind == "embedding" else f"layer {node.layer}"
+        name, _, number = said[column, row].partition(", sum of its edges' scores: ")
+        assert name == node.name
+        assert float(number) == pytest.approx(total, rel=1e-3, abs=1e-5)
+    assert [text for text in said.values() if text == "no node"] == ["no node"] * graph.n_heads
+
+
+def test_nodes_of_another_model_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"has 9 sources, and there are scores of shape \(3,\)"):
+        node_heatmap(EdgeGraph(2, 3, 1), np.zeros(3), caption=CAPTION)
 
 
 def point(figure: Any, x: str, y: str) -> dict[str, Any]:
