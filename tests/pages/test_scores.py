@@ -110,9 +110,7 @@ def test_the_other_views_show_a_figure_with_the_runs_caption(stored: Run, view: 
 
 
 def test_nodes_are_listed_by_what_their_edges_add_up_to(stored: Run) -> None:
-    visitor = Visitor(SCORES, run=stored.id)
-    visitor.choose(view="Nodes")
-    assert visitor.query()["view"] == "Nodes"
+    visitor = Visitor(SCORES, run=stored.id, view="Nodes")
     (table,) = [frame.value for frame in visitor.at.dataframe if "node" in frame.value]
     name, total = table.iloc[0]
     sums = {
