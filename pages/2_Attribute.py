@@ -286,8 +286,7 @@ def in_words(config: RunConfig) -> str:
             f"'{method.ablation_type}' depends on the batch size: choose one under More options. "
             f"{explain.more('batch-size')}"
         )
-    if method.path == "learned" and config.keep_positions:
-        raise OptionError("Masks are learned for all token positions together: turn 'Positions apart' off.")
+    method.check_positions(config.keep_positions)
     held_out = f" ({config.held_out:.0%} of them held out)" if config.held_out else ""
     return (
         f"**{counted(len(config.prompts), 'prompt pair')}{held_out} on {markdown.plain(title_of(config.model))}**: "
@@ -297,13 +296,13 @@ def in_words(config: RunConfig) -> str:
 
 def passes_in_words(method: Method, n_layers: int | None) -> str:
     """What the run costs, in passes over the prompts; `n_layers` is None where the model has not been seen yet."""
+    if method.path == "learned":
+        return f"{len(DEFAULT_METHOD.points)} passes to begin with, then {method.passes_in_words(n_layers)}."
     before = "No pass for the ablation"
     if method.ablation_type.reads_batch:
         before = f"One forward pass on the {method.clean_corrupt} prompts"
     elif method.ablation_type.averages_dataset:
         before = "Forward passes over all prompts for the mean"
-    if method.path == "learned":
-        return f"{len(DEFAULT_METHOD.points)} passes to begin with, then {method.passes_in_words(n_layers)}."
     if method.path != "masks":
         before += ", one on the clean ones for what the parts write there"
     return f"{before}, and {method.passes_in_words(n_layers)}."

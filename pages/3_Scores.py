@@ -160,10 +160,10 @@ def nodes(run: Run, shown: Shown) -> None:
             alt=f"Heatmap of the sums of every head's and MLP's edges' scores, by layer. {shown.caption}",
         )
     with beside:
-        st.markdown(
-            "**Estimated**: ablating all that a node writes does, to first order, what its edges' scores add up to. "
-            f"{explain.more('score')}"
-        )
+        said = "**Estimated**: ablating all that a node writes does, to first order, what its edges' scores add up to."
+        if not run.config.method.points:  # learned, or averaged
+            said = f"A score is the {run.config.method.score}: what they add up to is no estimate of an effect."
+        st.markdown(f"{said} {explain.more('score')}")
         strongest = np.argsort(-np.abs(found), kind="stable")[:NODES]
         st.dataframe(
             pd.DataFrame(

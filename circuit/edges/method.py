@@ -268,6 +268,11 @@ class Method:
                 "time differently: choose another ablation."
             )
 
+    def check_positions(self, apart: bool) -> None:
+        """Raise an `OptionError` where token positions are kept `apart` and the method cannot do that."""
+        if apart and self.path == "learned":
+            raise OptionError("Masks are learned for all token positions together: turn 'Positions apart' off.")
+
     @property
     def points(self) -> list[tuple[float, float]]:
         """Points along the path, and weights: see `sample_points`. `"activations"` goes through them once per group of

@@ -95,13 +95,12 @@ def learn_scores(
     """
     if method.learning_steps is None:
         raise OptionError(f"Masks are learned by the path 'learned', and the method's is {method.path!r}.")
-    if model.seq_len is not None:
-        raise OptionError("Masks are learned for all token positions together: turn 'Positions apart' off.")
+    method.check_positions(apart=model.seq_len is not None)
     graph = model.graph
-    smallest, largest = sizes or (min(SMALLEST, graph.n_edges), max(graph.n_edges // 2, SMALLEST))
+    smallest, largest = sizes or (SMALLEST, max(graph.n_edges // 2, SMALLEST))
     if not 1 <= smallest <= largest:
         raise OptionError(f"Sizes are a smallest and a largest number of edges, and are {sizes}.")
-    largest = min(largest, graph.n_edges)
+    smallest, largest = min(smallest, graph.n_edges), min(largest, graph.n_edges)
     check_answers(loader.dataset, method)
     loader = ready(model, loader.with_batch_size(loader.batch_size or PROMPTS_A_STEP), method.ablation_type)
     before = 2 * (len(loader) + Ablation.n_passes(loader, method.ablation_type))
@@ -232,7 +231,6 @@ class _Learner:
 
     def draw(self, smallest: int, largest: int) -> None:
         """Draw the next circuit, of between so many edges."""
-        smallest = min(smallest, largest)
         share = float(torch.rand((), generator=self._generator))
         size = round(math.exp(math.log(smallest) + share * math.log(largest / smallest)))
         uniform = torch.rand(len(self._strength), generator=self._generator).clamp(1e-6, 1 - 1e-6)

@@ -60,6 +60,7 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
     A mean that an ablation takes over the prompts is over those of the whole run.
     """
     config = request.config
+    config.method.check_positions(config.keep_positions)
     began = time.perf_counter()
     with collected() as notes, prepared(config, progress, cancelled) as (model, encoded, dataset):
         loaded = time.perf_counter()

@@ -72,16 +72,8 @@ def average(runs: Sequence[Run]) -> Run:
     for run in runs:
         scores = run.scores.astype(np.float64)
         total += scores / np.abs(scores).sum() / len(runs)
-    first, method = runs[0], runs[0].config.method
-    mean = Method(
-        method.grad_function,
-        method.answer_function,
-        None,
-        None,
-        method.ablation_type,
-        method.clean_corrupt,
-        path="averaged",
-    )
+    first = runs[0]
+    mean = Method(path="averaged", mask_val=None).with_loss_of(first.config.method)
     of = "; ".join(f"{run.config.method.describe()} (run {run.id[:8]})" for run in runs)
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     provenance = {

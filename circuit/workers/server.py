@@ -147,7 +147,7 @@ class JobServer:
         self._lost = False  # whether a scheduler that is not ours could not be reached when last asked
         self._out_of_memory: set[str] = set()  # addresses of workers that the nanny ended for it
         self._set_back = -math.inf  # when the machine's clock was last set back
-        self._ended: dict[str, float] = {}  # addresses of workers that we ended, and when
+        self._ended: dict[str, float] = {}  # addresses of workers that we ended lately, and when
 
         atexit.register(self.close)
         if address is None:
@@ -539,7 +539,9 @@ class JobServer:
                 if where is None:  # no worker has taken it, and none will
                     future.cancel()
                     break
-                ended = self._ended[where] = now
+                ended = now
+                self._ended = {address: at for address, at in self._ended.items() if now - at < _UNRESPONSIVE}
+                self._ended[where] = now
                 self._send(worker.end_worker, workers=[where], nanny=True)
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)

@@ -41,7 +41,7 @@ def why_not(run: Run, choice: Choice) -> str | None:
     """Why stability cannot be told; None where it can."""
     if run.config.keep_positions:
         return "Not where token positions are kept apart."
-    if run.config.method.path in ("learned", "averaged"):
+    if not run.config.method.points:
         return "Not where scores do not come from single prompts, as learned masks and means of runs."
     if run.config.method.ablation_type.needs_batch_size:
         return "Not with an ablation that mixes the prompts of a batch."
