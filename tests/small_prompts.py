@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,6 @@ from tests.small_models import (
 ABLATIONS = [ablation.name for ablation in AblationType]
 
 
-@functools.cache
 def prompts(n: int = 5, length: int = 9, seed: int = 0) -> Prompts:
     """Pairs that differ in two tokens; two right and three wrong answers each."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,7 +36,6 @@ def loader(of: Prompts, batch_size: int | None = None) -> PromptDataLoader:
     return PromptDataLoader(dataset(of), batch_size or len(of))
 
 
-@functools.cache
 def ragged() -> PromptDataset:
     """Five pairs of 4 to 11 tokens, with one to three answers each, not in order of length."""
     generator = torch.Generator().manual_seed(3)

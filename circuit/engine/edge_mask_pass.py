@@ -32,12 +32,13 @@ from circuit.engine.dataset import PromptPairBatch
 from circuit.engine.differences import Differences
 from circuit.engine.hooks import Hook
 from circuit.engine.model import PatchableModel
+from circuit.engine.pass_hooks import PassHooks
 from circuit.engine.token_block import TokenBlock
 
 _HEAD_INPUTS: tuple[BlockKind, ...] = ("Q", "K", "V")
 
 
-class EdgeMaskPass:
+class EdgeMaskPass(PassHooks):
     """One forward and one backward pass with a mask value on each edge.
 
     Its hooks stand below in the order in which the model calls them.
@@ -96,19 +97,6 @@ class EdgeMaskPass:
             part.copy_((read @ written.T).view(part.shape))
         return found
 
-    def hooks(self) -> list[Hook]:
-        model = self._model
-        hooks: list[Hook] = [(model.embedding_hook, self._write_embedding)]
-        for layer in range(model.n_layers):
-            hooks += [
-                (model.attention_hook(layer), partial(self._read_attention, layer)),
-                *((name, partial(self._read_head, name)) for name in model.head_input_hooks(layer)),
-                (model.head_output_hook(layer), partial(self._write_heads, layer)),
-                (model.mlp_hook(layer), partial(self._read_mlp, layer)),
-                (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
-            ]
-        return [*hooks, (model.final_hook, self._read_final)]
-
     def _write_embedding(self, x: Tensor, hook: object) -> Tensor:
         self._start = x.detach().requires_grad_()  # the graph starts here
         self._differences.embedding(self._start)
@@ -125,11 +113,14 @@ class EdgeMaskPass:
             projected = torch.einsum("hbpd,hde->bphe", normed, W)
             self._projected[name] = projected if bias is None else projected + bias
 
+    def _head_hooks(self, layer: int) -> list[Hook]:
+        return [(name, partial(self._read_head, name)) for name in self._model.head_input_hooks(layer)]
+
     def _read_head(self, name: str, x: Tensor, hook: object) -> Tensor:
         return self._projected.pop(name)
 
-    def _write_heads(self, layer: int, z: Tensor, hook: object) -> Tensor:
-        self._differences.heads(layer, z)
+    def _write_heads(self, layer: int, x: Tensor, hook: object) -> Tensor:
+        self._differences.heads(layer, x)
         first = self._model.graph.first_head(layer)
         sources = slice(first, first + self._model.n_heads)
 
@@ -138,7 +129,7 @@ class EdgeMaskPass:
             W_O = self._model.weights(layer).W_O.to(read)
             return torch.einsum("hbpd,hed->bphe", read, W_O)
 
-        return self._written(z, sources, masked)
+        return self._written(x, sources, masked)
 
     def _read_mlp(self, layer: int, x: Tensor, hook: object) -> Tensor:
         if self._model.shares_norm:

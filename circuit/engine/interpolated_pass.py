@@ -78,7 +78,7 @@ class InterpolatedPass(MaskedPass):
             self.gradients |= {name: torch.zeros_like(self.gradients[name]) for name in first}
         return self
 
-    def _start(self, x: Tensor, hook: object) -> Tensor:
+    def _write_embedding(self, x: Tensor, hook: object) -> Tensor:
         return self._moved(self.embedding, self._ablated.embedding) if self._layer < 0 else x.detach().requires_grad_()
 
     def _write_heads(self, layer: int, x: Tensor, hook: object) -> Tensor | None:

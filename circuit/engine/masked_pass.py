@@ -23,9 +23,10 @@ from circuit.engine.dataset import PromptPairBatch
 from circuit.engine.hooks import Hook
 from circuit.engine.loss import loss
 from circuit.engine.model import PatchableModel, at_last
+from circuit.engine.pass_hooks import PassHooks
 
 
-class MaskedPass:
+class MaskedPass(PassHooks):
     """One forward pass with mask value m on every edge, and one backward pass from the loss to activations.
 
     Its hooks stand below in the order in which the model calls them.
@@ -84,27 +85,7 @@ class MaskedPass:
             self.gradients = dict(zip(names, torch.autograd.grad(value, inputs, materialize_grads=True), strict=True))
         return self
 
-    def hooks(self) -> list[Hook]:
-        model = self._model
-        hooks: list[Hook] = [(model.embedding_hook, self._start)]
-        for layer in range(model.n_layers):
-            hooks += [
-                (model.attention_hook(layer), partial(self._read_attention, layer)),
-                *self._head_hooks(layer),
-                (model.head_output_hook(layer), partial(self._write_heads, layer)),
-                (model.mlp_hook(layer), partial(self._read_mlp, layer)),
-                (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
-            ]
-            if "product" in self.parts and model.has_gates:
-                hooks.append((model.mlp_product_hook(layer), self._multiply_gates))
-        return [*hooks, (model.final_hook, self._read_final)]
-
-    def _head_hooks(self, layer: int) -> list[Hook]:
-        factors = HEAD_FACTORS if "factors" in self.parts else (1.0, 1.0, 1.0)
-        names = self._model.head_input_hooks(layer)
-        return [(name, partial(self._read_head, name, factor)) for name, factor in zip(names, factors, strict=True)]
-
-    def _start(self, x: Tensor, hook: object) -> Tensor:
+    def _write_embedding(self, x: Tensor, hook: object) -> Tensor:
         self.embedding = x.detach()
         return x.detach().requires_grad_()  # the graph starts here
 
@@ -112,6 +93,11 @@ class MaskedPass:
         x = self._masked(x, self._attention_streams[layer])
         self.attention_input[layer] = x.detach()
         return x
+
+    def _head_hooks(self, layer: int) -> list[Hook]:
+        factors = HEAD_FACTORS if "factors" in self.parts else (1.0, 1.0, 1.0)
+        names = self._model.head_input_hooks(layer)
+        return [(name, partial(self._read_head, name, factor)) for name, factor in zip(names, factors, strict=True)]
 
     def _read_head(self, name: str, factor: float, x: Tensor, hook: object) -> Tensor:
         self._differentiated[name] = x
@@ -127,6 +113,10 @@ class MaskedPass:
         # What the last MLP writes is read at each prompt's last token only, so it is run on these alone.
         is_last = layer == self._model.n_layers - 1 and self._model.adds_mlp_by_position
         return at_last(x, self._batch.last) if is_last else x
+
+    def _gate_hooks(self, layer: int) -> list[Hook]:
+        gated = "product" in self.parts and self._model.has_gates
+        return [(self._model.mlp_product_hook(layer), self._multiply_gates)] if gated else []
 
     def _multiply_gates(self, x: Tensor, hook: object) -> Tensor:
         return scaled_gradient(x, PRODUCT_FACTOR)

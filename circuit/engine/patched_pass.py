@@ -21,10 +21,11 @@ from circuit.engine.differences import Differences
 from circuit.engine.hooks import Hook
 from circuit.engine.matmul import batched
 from circuit.engine.model import PatchableModel
+from circuit.engine.pass_hooks import PassHooks
 from circuit.engine.token_block import TokenBlock
 
 
-class PatchedPass:
+class PatchedPass(PassHooks):
     """One forward pass of several circuits, which go through the model as one batch: the first with all prompts, then
     the second, and so on.
 
@@ -65,22 +66,6 @@ class PatchedPass:
         logits = self._model.logits(self._tokens.repeat(n, 1), self._last.repeat(n), self.hooks())
         return logits.unflatten(0, (n, len(self._tokens)))
 
-    def hooks(self) -> list[Hook]:
-        model = self._model
-        hooks: list[Hook] = [(model.embedding_hook, self._write_embedding)]
-        for layer in range(model.n_layers):
-            hooks += [
-                (model.attention_hook(layer), partial(self._read_attention, layer)),
-                *(
-                    (name, partial(self._read_head, layer, kind, name))
-                    for kind, name in enumerate(model.head_input_hooks(layer))
-                ),
-                (model.head_output_hook(layer), partial(self._write_heads, layer)),
-                (model.mlp_hook(layer), partial(self._read_mlp, layer)),
-                (model.mlp_output_hook(layer), partial(self._write_mlp, layer)),
-            ]
-        return [*hooks, (model.final_hook, self._read_final)]
-
     def _write_embedding(self, x: Tensor, hook: object) -> None:
         for circuit, current in self._readers(range(1), x):
             circuit.differences.embedding(current)
@@ -104,6 +89,10 @@ class PatchedPass:
             for name, part in zip(names, projected, strict=True):
                 self._projected[name].append(part)
         return torch.cat(read)
+
+    def _head_hooks(self, layer: int) -> list[Hook]:
+        names = enumerate(self._model.head_input_hooks(layer))
+        return [(name, partial(self._read_head, layer, kind, name)) for kind, name in names]
 
     def _read_head(self, layer: int, kind: int, name: str, x: Tensor, hook: object) -> Tensor:
         for (circuit, into), part in zip(self._each(x), self._projected.pop(name), strict=True):

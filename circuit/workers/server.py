@@ -540,9 +540,7 @@ class JobServer:
                     future.cancel()
                     break
                 ended = now
-                self._ended = {address: at for address, at in self._ended.items() if now - at < _UNRESPONSIVE}
-                self._ended[where] = now
-                self._send(worker.end_worker, workers=[where], nanny=True)
+                self._end(where)
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
@@ -557,6 +555,14 @@ class JobServer:
                 job._wait_again()
                 job._state = "starting"
         return again
+
+    def _end(self, where: str) -> None:
+        """End a worker, and know for a while that it was we who did."""
+        now = time.monotonic()
+        with self._changed:
+            self._ended = {address: at for address, at in self._ended.items() if now - at < _UNRESPONSIVE}
+            self._ended[where] = now
+        self._send(worker.end_worker, workers=[where], nanny=True)
 
     def _hit(self, future: Any) -> bool:
         """Whether a job died with a worker that we ended because of the one before it, which was over just then."""

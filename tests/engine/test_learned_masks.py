@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -140,8 +142,7 @@ def test_what_cannot_be_learned_is_refused() -> None:
         score_edges(model, of, learned(3))
     with pytest.raises(OptionError, match="a smallest and a largest"):
         learn_scores(model, of, learned(3), start, sizes=(10, 5))
-    same = prompts()
-    same.corrupt.copy_(same.clean)
+    same = replace(prompts(), corrupt=prompts().clean)
     with pytest.raises(NumericalError, match="nothing to learn"):
         learn_scores(model, loader(same), learned(3), start)
     without = PromptDataset(same.clean, same.corrupt, same.answers)

@@ -155,7 +155,7 @@ def test_what_cannot_be_scored_is_said_on_the_page(
     visitor.work_on(small, prompts)
     visitor.choose(**chosen)
     assert words in visitor.fail()
-    assert not visitor.button("Run attribution").disabled  # to try again
+    visitor.wait(lambda: not visitor.button("Run attribution").disabled)  # to try again, once the page knows it is over
 
 
 def test_choices_survive_a_page_switch(visitor: Visitor) -> None:
