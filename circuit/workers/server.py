@@ -359,9 +359,9 @@ class JobServer:
     def _start_again(self) -> None:
         """The machine's clock was set back: Dask, which waits for times of day, would stand still for as long."""
         _log.warning("The machine's clock was set back; jobs that were running begin again with new workers.")
-        self._set_back = time.monotonic()
-        if (client := self._client) is not None:
-            self._give_up(client)
+        with self._connecting:  # whoever got the client before asked for it before this time
+            self._set_back = time.monotonic()
+            self._disconnect()
 
     def _sweep(self) -> None:
         """Stop what nobody waits for and what takes too long, forget what nobody has looked at."""
@@ -504,19 +504,26 @@ class JobServer:
 
     def _carry(self, job: Job) -> None:
         """See one job through: hand it to Dask, stop it when asked to, and settle its last state."""
+        asked = time.monotonic()
         client = self._connect()
         if job._stop is not None:
             self._obey(job)
             return
-        future = client.submit(
-            worker.work,
-            job._payload,
-            job.id,
-            self._topic,
-            key=f"job-{job.id}-{job._false_starts}",
-            pure=False,
-            retries=0,
-        )
+        try:
+            future = client.submit(
+                worker.work,
+                job._payload,
+                job.id,
+                self._topic,
+                key=f"job-{job.id}-{job._false_starts}",
+                pure=False,
+                retries=0,
+            )
+        except Exception:  # the client was closed under our hands
+            if asked < self._set_back and self._begins_again(job):
+                self._carry(job)
+                return
+            raise
         future.add_done_callback(lambda _: job._wake.set())
         began = time.monotonic()
         told = ended = None  # when the job was asked to stop, when its worker was ended
@@ -526,6 +533,8 @@ class JobServer:
             now = time.monotonic()
             if self._cluster is not None and not self._cluster.alive():
                 break  # the next job starts another
+            if asked < self._set_back:
+                break  # a client that is being closed may take a job and never hand it over
             if job._worker is None and now - began > self._start_timeout:
                 self.finish(job, JobError("The worker did not start in time. Try again."))
                 self._give_up(client)
@@ -544,7 +553,7 @@ class JobServer:
             elif ended is not None and now - ended > _UNRESPONSIVE:
                 self._give_up(client)
                 break
-        if (self._hit(future) or began < self._set_back) and self._begins_again(job):
+        if (self._hit(future) or asked < self._set_back) and self._begins_again(job):
             self._carry(job)
         elif not job.over:
             self._settle(job, future)

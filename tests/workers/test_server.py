@@ -536,3 +536,24 @@ def test_a_bundled_model_is_free_soon_after_a_cancel() -> None:
         assert works(server)
     finally:
         server.close()
+
+
+def test_a_job_handed_over_while_the_workers_are_given_up_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = JobServer(warm_up=[])
+    try:
+        connect = server._connect
+
+        def and_set_back() -> Any:
+            monkeypatch.setattr(server, "_connect", connect)
+            client = connect()
+            server._start_again()
+            return client
+
+        assert works(server)
+        monkeypatch.setattr(server, "_connect", and_set_back)
+        job = server.submit(square, 3)
+        assert job.wait(100)
+        assert job.state == "finished", job.error
+        assert job.result()["square"] == 9
+    finally:
+        server.close()
