@@ -142,7 +142,7 @@ def write_down(request: tuple[Path, str], *, progress: Report, cancelled: Cancel
 LONG = {"steps": 1000, "seconds": 0.05}
 
 
-def until(condition: Callable[[], Any], seconds: float = 100.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -163,4 +163,4 @@ def running(job: Job) -> Job:
 
 def works(server: JobServer) -> bool:
     job = server.submit(square, 3)
-    return job.wait(100) and job.result() == {"square": 9}
+    return job.wait(300) and job.result() == {"square": 9}

@@ -95,7 +95,7 @@ def serving(folder: Path, *options: str, **variables: str) -> Iterator[Serving]:
 
 
 def _wait(server: Serving) -> None:
-    until = time.monotonic() + 180  # the machine may be busy
+    until = time.monotonic() + 300  # the machine may be busy
     while True:
         try:
             httpx.get(f"{server.address}/_stcore/health", timeout=5).raise_for_status()

@@ -16,7 +16,6 @@ import circuit
 from circuit.edges.ranking import edge_ranks
 from tests.docstring_examples import Example, examples
 
-pytestmark = pytest.mark.timeout(240)
 EXAMPLES = {example.name: example for example in examples()}
 
 GIVEN = {

@@ -36,7 +36,7 @@ class Visitor:
     """A session of the app in a browser of its own."""
 
     def __init__(self, page: str | None = None, **query: str) -> None:
-        self.at = AppTest.from_file(APP, default_timeout=60)
+        self.at = AppTest.from_file(APP, default_timeout=300)
         self.at.query_params.update(query)
         if page is None:
             self.at.run()
@@ -88,7 +88,7 @@ class Visitor:
         self.button(label).click()
         self.run()
 
-    def wait(self, done: Callable[[], object], seconds: float = 120) -> None:
+    def wait(self, done: Callable[[], object], seconds: float = 300) -> None:
         """Look again and again, as the page's own timer does, until something is there."""
         until = time.monotonic() + seconds
         while not done():

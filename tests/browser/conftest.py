@@ -33,7 +33,7 @@ def chromium() -> Iterator[Browser]:
     """
     from playwright.sync_api import Error, expect, sync_playwright
 
-    expect.set_options(timeout=30_000)  # two cores may be busy with a model
+    expect.set_options(timeout=100_000)  # two cores may be busy with a model
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         try:
@@ -58,11 +58,11 @@ def app(folders: None, smollm2: PatchableModel, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def tab(app: str, chromium: Browser) -> Iterator[Page]:
     """A fresh visitor on the landing page. At the end, no page may have shown an exception or thrown an error."""
-    from tests.browser.pages import no_exception, settle
+    from tests.browser.pages import READY, no_exception, settle
 
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(READY)
     thrown: list[str] = []
     page.on("pageerror", lambda error: thrown.append(str(error)))
     page.goto(app)

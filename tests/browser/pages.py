@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
-READY = 120_000  # milliseconds: a job waits for the worker to import torch, and for the model
+READY = 300_000  # milliseconds: a job waits for the worker to import torch, and for the model
 _QUIET = """() => {
     const app = document.querySelector('[data-testid="stApp"]'), now = performance.now();
     window.settling ??= {since: now, quiet: now};
@@ -42,7 +42,7 @@ def open_popover(page: Page, name: str, inside: Locator) -> None:
     for _ in range(3):
         page.get_by_role("button", name=name).click()
         try:
-            expect(inside).to_be_visible(timeout=10_000)
+            expect(inside).to_be_visible(timeout=30_000)
             return
         except AssertionError:
             continue

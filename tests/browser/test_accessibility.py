@@ -17,7 +17,7 @@ from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
 from tests.browser.pages import READY, settle
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.browser
 
 EXEMPT: dict[tuple[str, str], str] = {}
 """By rule and a part of the element's HTML: why it is let through."""
@@ -44,7 +44,7 @@ def theme(request: pytest.FixtureRequest, app: str, chromium: Browser) -> Iterat
 @pytest.fixture
 def themed(theme: BrowserContext) -> Iterator[Page]:
     page = theme.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(READY)
     yield page
     page.close()
 
@@ -115,7 +115,7 @@ def test_the_circuit_page(themed: Page, app: str, run: Run) -> None:
     open_at(themed, f"{app}/Circuit?run={run.id}&edges=15&look=node:A0.0&tour=6")
     expect(themed.get_by_test_id("stMetricValue").first).to_be_visible(timeout=READY)
     themed.get_by_role("button", name="Measure all sizes").click()
-    expect(themed.get_by_text("CPR", exact=True)).to_be_visible(timeout=2 * READY)
+    expect(themed.get_by_text("CPR", exact=True)).to_be_visible(timeout=READY)
     settle(themed)
     assert findings(themed) == []
 

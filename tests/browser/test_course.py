@@ -24,7 +24,7 @@ from tests.streamlit_server import serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.browser
 
 N = 8
 PAIRS = PRESETS["teaching-ioi"].prompts.pairs

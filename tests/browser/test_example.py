@@ -13,7 +13,7 @@ from tests.browser.pages import READY, go, no_exception, settle
 if TYPE_CHECKING:
     from circuit.engine.model import PatchableModel
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 
 def heading(page: Page, words: str) -> Locator:

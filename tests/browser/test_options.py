@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 from circuit.edges.kinds import EAP_IG_INPUTS, INTEGRATED_GRADIENTS, LEARNED, ONE_MASK_VALUE
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.browser
 
 
 def test_methods_are_chosen_one_after_the_other_while_the_page_still_measures_the_model(tab: Page, app: str) -> None:

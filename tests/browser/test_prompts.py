@@ -13,7 +13,7 @@ from tests.browser.pages import READY, go, settle
 if TYPE_CHECKING:
     from circuit.engine.model import PatchableModel
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.browser
 
 PASTED = (
     "When Mary and John went to the store, John gave a drink to\t"

@@ -19,7 +19,7 @@ from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
 from tests.browser.pages import READY, box_of, click_line, drawn, go, listens, settle
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.browser.pages import READY, go, open_popover, settle
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def elsewhere(chromium: Browser) -> Iterator[Page]:
     """Another visitor, with a browser of their own."""
     context = chromium.new_context(viewport={"width": 1366, "height": 768})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(READY)
     yield page
     context.close()
 

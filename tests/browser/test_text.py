@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.browser
 
 ELSEWHERE = "elsewhere.example"
 TRICKS = (
@@ -129,10 +129,10 @@ def visitor(app: str, chromium: Browser) -> Iterator[BrowserContext]:
 
 def look(visitor: BrowserContext, app: str, page_name: str, query: dict[str, str]) -> list[str]:
     """What is wrong with a page at this address."""
-    from tests.browser.pages import settle
+    from tests.browser.pages import READY, settle
 
     page = visitor.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(READY)
     wrong: list[str] = []
     host = urlsplit(app).netloc
     page.on("request", lambda r: wrong.append(f"asks {r.url}") if urlsplit(r.url).netloc not in ("", host) else None)

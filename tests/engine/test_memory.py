@@ -170,14 +170,13 @@ REAL = """
 def in_a_process(text: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(REAL) + textwrap.dedent(text)],
-        capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
-@pytest.mark.timeout(110)
 def test_a_process_that_really_runs_out_of_memory_goes_on_with_less() -> None:
     said = in_a_process("""
         release(torch.device("cpu"))
@@ -204,7 +203,6 @@ def test_a_process_that_really_runs_out_of_memory_goes_on_with_less() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
-@pytest.mark.timeout(110)
 def test_a_workers_limit_is_kept_by_doing_with_less() -> None:
     said = in_a_process("""
         import os

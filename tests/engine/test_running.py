@@ -77,7 +77,7 @@ def test_a_second_thread_waits_for_the_first() -> None:
 
     def wait(x: torch.Tensor, hook: object) -> None:
         inside.set()
-        assert go_on.wait(100)
+        assert go_on.wait(300)
 
     def second() -> None:
         plain(PatchableModel(model.bridge), 3)
@@ -85,7 +85,7 @@ def test_a_second_thread_waits_for_the_first() -> None:
 
     first = Thread(target=lambda: model.logits(torch.arange(12).view(2, 6), LAST, [(model.attention_hook(1), wait)]))
     first.start()
-    assert inside.wait(100)
+    assert inside.wait(300)
     other = Thread(target=second)
     other.start()
     assert not done.wait(0.3)

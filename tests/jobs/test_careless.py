@@ -22,7 +22,6 @@ from circuit.prompts.checks import KINDS
 from circuit.prompts.encode import encode
 from circuit.prompts.verdicts import verdicts
 
-pytestmark = pytest.mark.timeout(240)
 TEACHING = {key: broken for key, broken in BROKEN.items() if broken.model == "teaching"}
 
 

@@ -38,8 +38,6 @@ from circuit.jobs.lessons import (
 )
 from circuit.prompts.encode import encode
 
-pytestmark = pytest.mark.timeout(240)
-
 FEW = replace(LESSON, prompts=replace(LESSON.prompts, pairs=LESSON.prompts.pairs[:6]))
 
 

@@ -26,7 +26,6 @@ from circuit.workers.group import JobGroup
 from circuit.workers.server import JobServer
 from tests.job_functions import until
 
-pytestmark = pytest.mark.timeout(240)
 Cancelled = Callable[[], bool]
 
 ALL = PRESETS["teaching-ioi"].prompts.pairs
@@ -59,7 +58,7 @@ def finished(server: JobServer, function: Any, request: Any) -> Any:
     """The result of a job that is cut into shards."""
     job = submit(server, function, request, title="large")
     assert isinstance(job, JobGroup)
-    assert job.wait(90)
+    assert job.wait(300)
     return job.result()
 
 
@@ -156,5 +155,5 @@ def test_a_killed_worker_leaves_the_scores_as_they_are(server: JobServer) -> Non
     worker = next(shard._worker for shard in list(job._shards.values()) if shard._worker is not None)
     pids = server._client.run(os.getpid)
     os.kill(pids[worker], signal.SIGKILL)
-    assert job.wait(90)
+    assert job.wait(300)
     assert_same_run(job.result(), attribute(run))

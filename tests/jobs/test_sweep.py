@@ -31,8 +31,6 @@ from circuit.workers.job import Job
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, until
 
-pytestmark = pytest.mark.timeout(240)
-
 IOI = replace(PRESETS["teaching-ioi"].prompts, pairs=PRESETS["teaching-ioi"].prompts.pairs[:8])
 BAD = PromptSet("bad", (PromptPair("Mary", "Mary met John", (" Mary",), (" John",)),))
 ZERO = Method(ablation_type=AblationType.ZERO, clean_corrupt=None)
@@ -84,7 +82,7 @@ def test_runs_are_saved_and_one_that_fails_leaves_the_others_alone(server: JobSe
     table = start(server, Sweep(("teaching",), (IOI, BAD), (Method(), IG)), tmp_path, "four")
     job = server.get(table.job)
     assert job is not None
-    assert job.wait(100)
+    assert job.wait(300)
     assert job.result() == "2 of 4 runs finished."
     table = Table.load(table_file(tmp_path, table.id))
     assert [row.state for row in table.rows] == ["done", "done", "failed", "failed"]
@@ -166,7 +164,7 @@ def test_a_cell_that_a_spreadsheet_would_compute_stays_text() -> None:
 def end(server: JobServer, table: Table) -> Job:
     job = server.get(table.job)
     assert job is not None
-    assert job.wait(100)
+    assert job.wait(300)
     return job
 
 
@@ -178,7 +176,7 @@ def busy(server: JobServer) -> Iterator[None]:
     yield
     for job in jobs:
         job.cancel()
-        assert job.wait(100)
+        assert job.wait(300)
 
 
 def test_rows_that_were_cancelled_say_so(server: JobServer, tmp_path: Path, busy: None) -> None:

@@ -33,7 +33,7 @@ def busy(own_jobs: None) -> Iterator[Job]:
     job._asked = math.inf  # they have its page open
     yield job
     job.cancel()
-    assert job.wait(100)
+    assert job.wait(300)
 
 
 @pytest.fixture

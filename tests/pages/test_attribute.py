@@ -35,7 +35,6 @@ from circuit.ui.run import estimate
 from tests.job_functions import square
 from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, RUNS, SCORES, Visitor, seen
 
-pytestmark = pytest.mark.timeout(150)
 CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"kind": "Gradient at one mask value"}, asdict(Method(mask_val=0.5))),
@@ -91,7 +90,7 @@ def test_a_click_is_not_lost_where_the_speed_of_the_model_has_just_been_measured
     job = job_server().get(visitor.at.session_state[f"job-pace-{small}-auto-auto"])
     assert job is not None
     assert "Measuring how fast this model runs here" in visitor.words()
-    assert job.wait(100)
+    assert job.wait(300)
     assert visitor.finish().config.prompts == NUMBERS
     assert "Measuring how fast this model runs here" not in visitor.words()
 
@@ -217,7 +216,7 @@ def test_what_was_done_otherwise_than_asked_is_said_until_the_settings_are_other
 ) -> None:
     run = visitor.finish()
     job = job_server().submit(square, 3, note="attribute")
-    assert job.wait(100)
+    assert job.wait(300)
     job.told = ["The batch was *halved* to 2 prompts."]
     job._value = run
     visitor.at.session_state["job-attribute"] = job.id
@@ -236,7 +235,7 @@ def test_names_of_prompts_are_shown_as_they_are(visitor: Visitor, small: str) ->
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
     seen = [str(each.value) for each in (*visitor.at.main.markdown, *visitor.at.main.caption)]
-    assert job.wait(100)
+    assert job.wait(300)
     visitor.wait(visitor.result)
     seen += [str(each.value) for each in (*visitor.at.main.markdown, *visitor.at.main.caption)]
     assert any("elsewhere" in words for words in seen)

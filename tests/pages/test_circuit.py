@@ -28,8 +28,6 @@ from circuit.runs.library import RunLibrary
 from circuit.runs.run import Run
 from tests.visitor import ATTRIBUTE, CIRCUIT, SCORES, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @pytest.fixture
 def library() -> RunLibrary:

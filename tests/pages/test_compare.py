@@ -22,8 +22,6 @@ from circuit.runs.run import Run
 from circuit.runs.verdict import judge
 from tests.visitor import CIRCUIT, NUMBERS, SCORES, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 COMPARE = "pages/6_Compare.py"
 
 

@@ -21,8 +21,6 @@ from circuit.ui.frame.server import job_server
 from circuit.workers.job import Job
 from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PAGES, PROMPTS, SCORES, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_says_what_it_is_for_before_anything_is_done(page: str) -> None:

@@ -14,8 +14,6 @@ from streamlit.testing.v1 import AppTest
 from circuit.runs.examples import EXAMPLES
 from circuit.runs.run import Run
 
-pytestmark = pytest.mark.timeout(150)
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["app.py", *sorted(f"pages/{path.name}" for path in (ROOT / "pages").glob("*.py"))]
 
@@ -36,7 +34,7 @@ def run() -> Run:
 
 
 def visit(page: str, **query: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     at.query_params.update(query)
     at.session_state["model"] = "teaching"
     at.session_state["prompts"] = EXAMPLES["teaching-ioi"].config.prompts
@@ -129,5 +127,5 @@ def test_a_widget_without_help_is_found() -> None:
             st.selectbox("Helpful", ["a"], help="Chooses.")
             st.slider("Helpless too")
 
-    at = AppTest.from_function(page, default_timeout=60).run()
+    at = AppTest.from_function(page, default_timeout=300).run()
     assert [words.split(" (")[0] for words in without_help(at)] == ["Button 'Helpless'", "Slider 'Helpless too'"]

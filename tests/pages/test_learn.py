@@ -19,7 +19,6 @@ from circuit.jobs.lessons import (
 from circuit.prompts.checks import KINDS
 from tests.visitor import Visitor
 
-pytestmark = pytest.mark.timeout(240)
 LEARN = "pages/8_Learn.py"
 
 

@@ -17,8 +17,6 @@ from circuit.ui.prompts.table import from_table
 from circuit.workers.job import Job
 from tests.visitor import ATTRIBUTE, NUMBERS, PROMPTS, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 
 def table(visitor: Visitor) -> PromptSet:
     """The prompts that the table shows."""

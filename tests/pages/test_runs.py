@@ -25,8 +25,6 @@ from circuit.ui.frame.server import job_server
 from tests.job_functions import LONG, count
 from tests.visitor import ATTRIBUTE, CIRCUIT, NUMBERS, PROMPTS, SCORES, Visitor, seen
 
-pytestmark = pytest.mark.timeout(150)
-
 RUNS = "pages/5_Runs.py"
 
 
@@ -241,7 +239,7 @@ def test_a_run_is_saved_though_its_visitor_has_gone(library: RunLibrary, small: 
     visitor.click("Run attribution")
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(100)  # nobody looks at the page any more
+    assert job.wait(300)  # nobody looks at the page any more
     assert [entry.id for entry in library.listing().entries] == [job.result().id]
 
 
@@ -260,8 +258,8 @@ def test_what_others_have_measured_of_a_run_is_kept_beside_what_a_session_measur
             session.keep_curve(run, key, curve)
 
     one, other = (
-        AppTest.from_function(page, default_timeout=60).run(),
-        AppTest.from_function(page, default_timeout=60).run(),
+        AppTest.from_function(page, default_timeout=300).run(),
+        AppTest.from_function(page, default_timeout=300).run(),
     )
     for at, curves in ((one, [("a", first)]), (other, [("a", second), ("b", second)]), (one, [("c", first)])):
         at.session_state["to keep"] = [(runs[0], key, curve) for key, curve in curves]
@@ -324,7 +322,7 @@ def test_a_run_is_listed_though_its_tab_was_closed_before_it_finished(
     address = visitor.query()["mine"]
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(100)  # nobody looks at the page any more
+    assert job.wait(300)  # nobody looks at the page any more
     assert len(table(Visitor(RUNS, mine=address))) == 1
     assert "No run is kept yet" in Visitor(RUNS).words()
 

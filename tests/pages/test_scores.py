@@ -17,8 +17,6 @@ from circuit.runs.config import RunConfig
 from circuit.runs.run import Baseline, Run
 from tests.visitor import CIRCUIT, NUMBERS, SCORES, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 
 def number_of(run: Run, name: str) -> int:
     """The number of the edge of this name."""

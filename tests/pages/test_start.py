@@ -11,8 +11,6 @@ from circuit.runs.examples import EXAMPLES
 from circuit.ui.frame.server import job_server
 from tests.visitor import ATTRIBUTE, NUMBERS, PAGES, PROMPTS, Visitor
 
-pytestmark = pytest.mark.timeout(150)
-
 
 def test_the_landing_page_offers_the_example_and_every_page() -> None:
     visitor = Visitor()
@@ -91,7 +89,7 @@ def test_a_run_that_was_started_elsewhere_does_not_lead_away_from_the_landing_pa
     visitor.go("app.py")
     job = job_server().get(visitor.at.session_state["job-attribute"])
     assert job is not None
-    assert job.wait(100)
+    assert job.wait(300)
     visitor.run()
     assert visitor.at.header[0].value == "Edgescope"
     visitor.go(ATTRIBUTE)

@@ -19,8 +19,6 @@ from tests.visitor import Visitor
 
 IOI = replace(PRESETS["teaching-ioi"].prompts, pairs=PRESETS["teaching-ioi"].prompts.pairs[:8])
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def visitor() -> Visitor:

@@ -24,7 +24,7 @@ def main() -> None:
             time.sleep(0.003)
             shift += by
             sent.append(server._client.submit(abs, -1, pure=False))
-            assert job.wait(100)
+            assert job.wait(300)
             assert job.state == "finished", job.error
             assert works(server)
             del sent

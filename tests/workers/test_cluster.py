@@ -18,8 +18,6 @@ from circuit.workers.cluster import LocalCluster, default_devices, places
 from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, environment, running, square, until, works
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_every_worker_sees_its_own_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -85,10 +83,10 @@ def test_two_workers_on_the_cpu_run_two_jobs_at_once() -> None:
     try:
         assert server.devices == ("cpu", "cpu")
         until(lambda: server._client)
-        server._client.wait_for_workers(2, timeout=100)
+        server._client.wait_for_workers(2, timeout=300)
         jobs = [server.submit(environment, 3.0, owner=owner) for owner in ("ann", "bob")]
         until(lambda: [job.state for job in jobs] == ["running", "running"])
-        assert all(job.wait(100) for job in jobs)
+        assert all(job.wait(300) for job in jobs)
         found = [job.result() for job in jobs]
         assert found[0]["pid"] != found[1]["pid"]
         assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["", ""]
@@ -131,7 +129,7 @@ class Machines:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.run("scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
                  "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(self.scheduler_file))  # fmt: skip
-        until(self.scheduler_file.exists)
+        until(lambda: self.scheduler_file.exists() and self.scheduler_file.read_text().endswith("}"))
 
     def run(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
         env = os.environ | {"DASK_CONFIG": str(self.folder / "dask.yaml"), "EDGESCOPE_WARM_UP": "fractions"}
@@ -150,7 +148,7 @@ class Machines:
             process.terminate()
         for process in reversed(self.processes):
             try:
-                process.wait(100)
+                process.wait(300)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -175,7 +173,7 @@ def test_workers_of_other_machines_are_used_as_they_come_and_go(machines: Machin
             until(lambda: server._client is not None)
             assert (early.state, server.devices) == ("starting", ())  # there is no worker yet
             first = machines.worker()
-            assert early.wait(100)
+            assert early.wait(300)
             assert early.result() == {"square": 9}
             assert server.devices == ("cpu on 127.0.0.1",)
 
@@ -185,14 +183,14 @@ def test_workers_of_other_machines_are_used_as_they_come_and_go(machines: Machin
             until(lambda: [job.state for job in both] == ["running", "running"])
             for job in both:
                 job.cancel()
-            assert all(job.wait(100) for job in both)
+            assert all(job.wait(300) for job in both)
 
             first.terminate()
             until(lambda: len(server.devices) == 1)
             one, two = running(server.submit(count, LONG)), server.submit(square, 3)
             assert two.position == 1
             one.cancel()
-            assert two.wait(100)
+            assert two.wait(300)
             assert works(server)
         finally:
             server.close()

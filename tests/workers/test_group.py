@@ -22,7 +22,6 @@ from circuit.workers.server import JobServer
 from tests.job_functions import LONG, count, running, square, until
 
 Cancelled = Callable[[], bool]
-pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_a_group_is_found_adds_up_progress_and_runs_on_all_workers(server: JobSe
     until(lambda: job.step >= 5)
     assert job.total == 40
     assert not job.over
-    assert job.wait(100)
+    assert job.wait(300)
     assert (job.state, job.step, job.error, job.position) == ("finished", 40, None, None)
     assert job.result() == [0, 1, 2, 3]
     assert len({pid for pids in begun(tmp_path).values() for pid in pids}) == 2
@@ -87,14 +86,14 @@ def test_a_killed_worker_costs_its_shard_only(server: JobServer, tmp_path: Path)
     until(lambda: len(begun(tmp_path)) == 2)
     (pid,) = begun(tmp_path)[0]
     os.kill(pid, signal.SIGKILL)
-    assert job.wait(100)
+    assert job.wait(300)
     assert job.result() == [0, 1, 2, 3]
     assert {number: len(pids) for number, pids in begun(tmp_path).items()} == {0: 2, 1: 1, 2: 1, 3: 1}
 
 
 def test_a_shard_that_kills_every_worker_ends_the_group_with_a_sentence(server: JobServer, tmp_path: Path) -> None:
     job = group(server, deadly, tmp_path, n=2)
-    assert job.wait(90)
+    assert job.wait(300)
     assert job.state == "failed"
     assert job.error is not None
     assert "stopped from outside" in job.error
@@ -103,7 +102,7 @@ def test_a_shard_that_kills_every_worker_ends_the_group_with_a_sentence(server: 
 
 def test_another_failure_ends_the_group_with_the_shards_sentence(server: JobServer, tmp_path: Path) -> None:
     job = group(server, wrong, tmp_path, n=40)
-    assert job.wait(100)
+    assert job.wait(300)
     assert (job.state, job.error) == ("failed", "Row 7 has no answer.")
     with pytest.raises(PromptError):
         job.result()
@@ -117,7 +116,7 @@ def test_failures_can_be_borne(server: JobServer, tmp_path: Path) -> None:
         server, wrong, tmp_path, at_once=lambda: 1,
         failed=lambda number, why: told.append((number, why)), done=lambda number, value, told: done.append(value),
     )  # fmt: skip
-    assert job.wait(100)
+    assert job.wait(300)
     assert job.result() == [0, None, 2, 3]
     assert told == [(1, "Row 7 has no answer.")]
     assert done == [0, 2, 3]
@@ -127,7 +126,7 @@ def test_cancelling_a_group_cancels_all(server: JobServer, tmp_path: Path) -> No
     job = group(server, slow, tmp_path, n=8)
     until(lambda: len(begun(tmp_path)) == 2)
     job.cancel()
-    assert job.wait(100)
+    assert job.wait(300)
     assert job.state == "cancelled"
     with pytest.raises(CircuitError, match="was cancelled"):
         job.result()
@@ -138,7 +137,7 @@ def test_cancelling_a_group_cancels_all(server: JobServer, tmp_path: Path) -> No
 def test_shards_do_not_push_results_out_of_the_server(server: JobServer, tmp_path: Path) -> None:
     before = set(server._jobs)
     job = group(server, slow, tmp_path)
-    assert job.wait(100)
+    assert job.wait(300)
     until(lambda: set(server._jobs) - before == {job.id})
 
 
@@ -151,12 +150,12 @@ def noted(number: int, *, progress: Report, cancelled: Cancelled) -> int:
 
 def test_what_was_done_otherwise_than_asked_comes_with_the_job_and_once_with_a_group(server: JobServer) -> None:
     job = submit(server, noted, 7)
-    assert job.wait(100)
+    assert job.wait(300)
     assert (job.result(), job.told) == (7, ["The batch was halved.", "Part 7 was odd."])
     told: dict[int, list[str]] = {}
     cut = Cut(noted, [0, 1], lambda results, seconds: results)
     both = JobGroup(server, cut, at_once=lambda: 1, done=lambda number, value, notes: told.update({number: notes}))
-    assert both.wait(100)
+    assert both.wait(300)
     assert both.told == ["The batch was halved.", "Part 0 was odd.", "Part 1 was odd."]
     assert told == {n: ["The batch was halved.", f"Part {n} was odd."] for n in (0, 1)}
 
@@ -170,7 +169,7 @@ def test_a_bug_in_what_puts_the_parts_together_is_told_with_a_reference(
     ]
     for combine, done in wrongs:
         group = JobGroup(server, Cut(noted, [0, 1], combine), done=done)
-        assert group.wait(100)
+        assert group.wait(300)
         assert group.state == "failed"
         found = re.search(r"could not be put together\..* under reference (\w+)\.", group.error or "")
         assert found is not None
@@ -186,7 +185,7 @@ def test_as_many_parts_run_as_there_are_workers_now(server: JobServer, tmp_path:
     workers = 2
     until(lambda: len(job._shards) == 2)
     job.cancel()
-    assert job.wait(100)
+    assert job.wait(300)
 
 
 @pytest.fixture
@@ -217,12 +216,12 @@ def test_a_group_that_has_been_let_in_goes_on_while_its_owner_fills_the_queue(
         begin.set()
 
     job = group(narrow, deadly_once, tmp_path, n=3, at_once=lambda: 1, done=fill, owner="ann")
-    assert job.wait(90)
+    assert job.wait(300)
     assert begin.is_set()
     assert job.error is None
     assert job.result() == [0, 1, 2]
     other = narrow.submit(square, 3, owner="ann")  # and it is let go once it is over
-    assert other.wait(100)
+    assert other.wait(300)
 
 
 def deadly_once(request: tuple[int, Path], *, progress: Report, cancelled: Cancelled) -> int:

@@ -18,18 +18,17 @@ PROMPTS = PRESETS["teaching-ioi"].prompts
 N_WARM_UP, N = 60, 200  # as many results as the server keeps, and more, are in memory after the warm-up
 
 
-@pytest.mark.timeout(400)
 def test_memory_is_flat_over_two_hundred_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     server = JobServer(warm_up=[])
     try:
         where = server.submit(unlimited, None)
-        assert where.wait(100)
+        assert where.wait(300)
         processes = {"web process": psutil.Process(), "worker": psutil.Process(where.result())}
         held: list[dict[str, float]] = []
         for number in range(N):
             config = RunConfig("teaching", PromptSet(f"set {number}", PROMPTS.pairs[number % 10 : number % 10 + 2]))
             job = server.submit(attribute, config, owner=f"session {number % 8}")
-            assert job.wait(100)
+            assert job.wait(300)
             assert job.result().scores.any(), job.error
             if number + 1 in (N_WARM_UP, N):
                 gc.collect()

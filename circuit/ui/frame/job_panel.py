@@ -134,7 +134,7 @@ def computed(
         if again is not None and click.button(again, key=f"again-{slot}", help="Computes it once more."):
             forget_error(slot)
             click.run_again()
-    elif running(slot) is None:
+    elif f"job-{slot}" not in st.session_state:  # was drawn as going on, even if it has ended since
         start(slot, function, request, title)
         _keep_result(slot, keep, quiet)
         return known()
@@ -167,12 +167,13 @@ def follow(
         if job is None or job.note == slot:  # and not that of another run
             st.session_state[f"job-{slot}"] = found
     job = _job(slot)
+    over = job is not None and job.over  # asked once: what is not over now is drawn, though it may end meanwhile
     value = None
     if job is None:
         if st.session_state.pop(f"job-{slot}", None):
             words = "That job is no longer known: it ended long ago, or the server was started again since."
             st.session_state[f"error-{slot}"] = _Ending(words)
-    elif job.over:
+    elif over:
         del st.session_state[f"job-{slot}"]
         if job.error is None:
             value = job.result()
@@ -185,7 +186,7 @@ def follow(
         elif name in st.query_params:
             del st.query_params[name]
     with st.container():  # one place, whether or not there is a job: what follows is not drawn anew
-        if job is not None and not job.over:
+        if job is not None and not over:
             if quiet is None:
                 _panel(slot, _Ticks(), shared)
             else:

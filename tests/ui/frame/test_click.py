@@ -31,7 +31,7 @@ def page() -> None:
 
 @pytest.fixture
 def at() -> AppTest:
-    return AppTest.from_function(page, default_timeout=60).run()
+    return AppTest.from_function(page, default_timeout=300).run()
 
 
 def went(at: AppTest) -> int:
@@ -77,7 +77,7 @@ def page_with_a_form() -> None:
 
 
 def test_a_form_is_sent_where_the_page_runs_again_before_it() -> None:
-    at = AppTest.from_function(page_with_a_form, default_timeout=60).run()
+    at = AppTest.from_function(page_with_a_form, default_timeout=300).run()
     at.session_state["again"] = True
     at.text_input[0].set_value("mine")
     at.button(key="save").click().run()
@@ -128,7 +128,7 @@ def test_a_tick_that_was_sent_before_a_click_does_not_take_it_back(
     monkeypatch: pytest.MonkeyPatch, on_the_way: float, shown: str
 ) -> None:
     monkeypatch.setattr(address, "_ON_THE_WAY", on_the_way)
-    at = AppTest.from_function(page_with_an_address, default_timeout=60)
+    at = AppTest.from_function(page_with_an_address, default_timeout=300)
     at.query_params["look"] = "node:A1.2"
     at.session_state["clicked"] = True
     at.run()

@@ -18,7 +18,6 @@ from circuit.runs.library import RunLibrary
 from tests.streamlit_server import Serving, page, serving, session
 from tests.visitor import NUMBERS
 
-pytestmark = pytest.mark.timeout(150)
 NAME = "The run of somebody else"
 
 

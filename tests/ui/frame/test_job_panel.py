@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+
+from circuit.ui.frame.server import job_server
+from circuit.workers.job import Job
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.usefixtures("pages_worker")
@@ -37,7 +41,7 @@ def page() -> None:
 
 
 def until(at: AppTest, there: Callable[[AppTest], object]) -> AppTest:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not there(at):
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.05)
@@ -47,7 +51,7 @@ def until(at: AppTest, there: Callable[[AppTest], object]) -> AppTest:
 
 
 def test_it_is_begun_by_itself_and_its_result_is_kept_once() -> None:
-    at = AppTest.from_function(page, default_timeout=60).run()
+    at = AppTest.from_function(page, default_timeout=300).run()
     until(at, lambda at: at.text)
     assert at.text[0].value == "answer 0"
     at.run()
@@ -56,7 +60,7 @@ def test_it_is_begun_by_itself_and_its_result_is_kept_once() -> None:
 
 
 def test_a_result_is_kept_for_the_request_it_answers_though_another_is_wanted_by_then() -> None:
-    at = AppTest.from_function(page, default_timeout=60).run()
+    at = AppTest.from_function(page, default_timeout=300).run()
     at.session_state["steps"] = 3
     at.run()
     until(at, lambda at: at.text)
@@ -64,7 +68,7 @@ def test_a_result_is_kept_for_the_request_it_answers_though_another_is_wanted_by
 
 
 def test_an_error_stays_until_it_is_tried_again() -> None:
-    at = AppTest.from_function(page, default_timeout=60)
+    at = AppTest.from_function(page, default_timeout=300)
     at.session_state["fails"] = True
     until(at.run(), lambda at: at.error)
     at.run()
@@ -77,13 +81,34 @@ def test_an_error_stays_until_it_is_tried_again() -> None:
 
 
 def test_what_is_computed_quietly_shows_a_line_and_no_error() -> None:
-    at = AppTest.from_function(page, default_timeout=60)
+    at = AppTest.from_function(page, default_timeout=300)
     at.session_state["fails"] = at.session_state["quiet"] = True
     at.run()
     assert [line.value for line in at.caption] == ["Counting quietly"]
     assert not [button for button in at.button if button.key == "cancel-mine"]
     until(at, lambda at: not at.caption)
     assert not at.error
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("looks", range(8))
+def test_a_job_that_ends_between_two_looks_at_it_is_shown_as_going_on_or_kept(
+    looks: int, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = AppTest.from_function(page, default_timeout=300)
+    at.session_state["quiet"] = quiet
+    at.run()
+    job = job_server().get(at.session_state["job-mine"])
+    assert job is not None
+    assert job.wait(300)
+    looked = itertools.count()
+    monkeypatch.setattr(Job, "over", property(lambda job: job._over.is_set() and next(looked) >= looks))
+    at.run()
+    assert not at.exception
+    going_on = at.caption if quiet else [button for button in at.button if button.key == "cancel-mine"]
+    assert len(at.text) + len(going_on) == 1
+    until(at, lambda at: at.text)
+    assert len(at.session_state["known"]) == 1
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

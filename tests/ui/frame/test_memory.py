@@ -38,7 +38,7 @@ def test_what_is_remembered_outlives_a_run_of_the_page_but_not_its_time(
 ) -> None:
     now = 100.0
     monkeypatch.setattr(memory, "monotonic", lambda: now)
-    at = AppTest.from_function(page, default_timeout=60).run()
+    at = AppTest.from_function(page, default_timeout=300).run()
     now += seconds
     at.run()
     assert at.text[0].value == shown

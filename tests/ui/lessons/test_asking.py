@@ -24,7 +24,7 @@ def lesson() -> None:
 
 
 def test_only_ones_own_job_can_be_cancelled() -> None:
-    one, other = (AppTest.from_function(lesson, default_timeout=60).run() for _ in range(2))
+    one, other = (AppTest.from_function(lesson, default_timeout=300).run() for _ in range(2))
     assert not one.exception
     assert one.session_state["job-lesson-count"] == other.session_state["job-lesson-count"]
     assert any("Counting for all" in words.value for words in other.markdown)

@@ -25,9 +25,6 @@ def surveyed() -> Survey:
     return survey(SurveyRequest(FEW))
 
 
-pytestmark = pytest.mark.timeout(240)
-
-
 def test_verdicts_on_several_edges_say_what_their_curves_do(surveyed: Survey) -> None:
     largest = sorted(surveyed.effects, key=lambda edge: -abs(surveyed.effects[edge]))
     for edge in {surveyed.misleading, surveyed.honest, largest[2], largest[-1]}:

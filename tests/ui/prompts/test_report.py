@@ -24,7 +24,7 @@ def test_every_verdict_is_shown_with_a_link_and_as_it_is_written() -> None:
         results = {i: PairResult(0.0, 9, *each, ((" *a*", 0.9),)) for i, each in enumerate(numbers)}
         show_verdicts(verdicts(results))
 
-    at = AppTest.from_function(page, default_timeout=60).run()
+    at = AppTest.from_function(page, default_timeout=300).run()
     assert not at.exception
     said = [str(element.value) for element in (*at.error, *at.warning, *at.info)]
     assert len(said) == 7
