@@ -104,6 +104,39 @@ def _agreement(n: int) -> Iterator[PromptPair]:
         yield _AGREEMENT.fill({"noun": noun, "between": (_BETWEEN[(i + i // 12) % 6],)})
 
 
+# --- gendered pronouns (after Mathwin et al. 2023) -----------------------------------------------------------------
+
+_HER = ("Mary", "Anna", "Sarah", "Kate", "Lisa", "Alice")
+_HIS = ("John", "Tom", "Paul", "Mark", "James", "Peter")
+_DAYS = ("Yesterday", "Last week", "On Monday", "In the morning")
+_PRONOUNS = Template(
+    "{day}, {name.1} went to the {place} because",
+    "{day}, {name.2} went to the {place} because",
+    " {name.3}",
+    " {name.4}",
+    (
+        Slots(
+            ("name",),
+            tuple(
+                forms for her in _HER for his in _HIS for forms in ((her, his, "she", "he"), (his, her, "he", "she"))
+            ),
+        ),
+        Slots(("day",), _listed(*_DAYS)),
+        Slots(("place",), _listed(*_PLACES)),
+    ),
+)
+"""A name comes with one of the other gender and with the pronouns of both. It stands within the sentence, where each is
+one token."""
+
+
+def _pronouns(n: int) -> Iterator[PromptPair]:
+    for i in range(n):
+        her, his = (_HER[i % 6], "she"), (_HIS[(i + i // 6) % 6], "he")
+        (name, pronoun), (other, others) = (his, her) if (i + i // 6) % 2 else (her, his)
+        place = (_PLACES[(3 * i) % 8],)
+        yield _PRONOUNS.fill({"name": (name, other, pronoun, others), "day": (_DAYS[i // 6 % 4],), "place": place})
+
+
 # --- the teaching model's ------------------------------------------------------------------------------------------
 
 
@@ -153,6 +186,14 @@ PRESETS: dict[str, Preset] = {
             PromptSet("Subject-verb agreement", tuple(_agreement(24))),
             ("smollm2-135m", "teaching"),
             _AGREEMENT,
+        ),
+        Preset(
+            "pronouns",
+            TASKS["pronouns"].title,
+            TASKS["pronouns"].about,
+            PromptSet("Gendered pronouns", tuple(_pronouns(24))),
+            ("smollm2-135m",),
+            _PRONOUNS,
         ),
         *(
             Preset(
