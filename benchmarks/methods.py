@@ -1,11 +1,12 @@
 """What each method's circuits keep, on pairs that its scores have not seen: every path with every backward rule.
 
     python -m benchmarks.methods                           SmolLM2-135M, 64 pairs of `ioi-many`, half held out
-    python -m benchmarks.methods --preset agreement
+    python -m benchmarks.methods --preset agreement --effects      the same with pairs made by the preset's template
     python -m benchmarks.methods --model teaching --preset teaching-ioi --pairs 48
 
 A line per method: CPR of circuits by signed score and CMD of circuits by absolute score, at the shares and by the edge
-count of the model itself; faithfulness of circuits of a few sizes, chosen by signed score so that they hang together;
+count of the model itself; the area under the share of prompts that circuits by absolute score get right, at the same
+shares; faithfulness of circuits of a few sizes, chosen by signed score so that they hang together;
 the fewest edges that keep 90 % by each selection rule, by bisection; and the rank correlation of scores with really
 ablating edges that are spread over the whole range of scores. A line is printed when it is there. On two quiet cores a
 line of SmolLM2 takes about two minutes.
@@ -31,7 +32,7 @@ from circuit.edges.ranking import Importance, edge_mask, top_edges
 from circuit.engine.batches import ready
 from circuit.engine.dataset import PromptDataLoader, PromptPairBatch
 from circuit.engine.effects import edge_effects
-from circuit.engine.loss import prompt_values
+from circuit.engine.loss import is_right, prompt_values
 from circuit.engine.mask_gradient import score_edges
 from circuit.engine.model import PatchableModel
 from circuit.engine.patching import circuit_outputs
@@ -53,7 +54,7 @@ TARGET = 0.9
 N_EFFECTS = 60
 
 HEAD = (
-    "| method | passes | seconds | CPR, signed | CMD, absolute | "
+    "| method | passes | seconds | CPR, signed | CMD, absolute | accuracy | "
     + " | ".join(f"f at {n}" for n in SIZES)
     + " | edges for 90 %: "
     + " / ".join(f"{rule}, {rank}" for rank, rule in RULES)
@@ -88,21 +89,27 @@ class Circuits:
         self._model, self._method = model, method
         self._loader = ready(model, loader, AblationType.RESAMPLE)
         n = model.graph.n_edges
-        none, whole = self.means([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])
+        none, whole = self._means([np.zeros(n, dtype=bool), np.ones(n, dtype=bool)])[:, 0]
         self.none, self.span = none, whole - none
 
-    def means(self, circuits: Sequence[np.ndarray]) -> np.ndarray:
+    def _means(self, circuits: Sequence[np.ndarray]) -> np.ndarray:
+        """For each circuit, the mean value of the loss's answers and the share of prompts that it gets right."""
+
         def read(batch: PromptPairBatch, number: int, logits: torch.Tensor) -> torch.Tensor:
-            return prompt_values(logits, batch, self._method)
+            return torch.stack([prompt_values(logits, batch, self._method), is_right(logits, batch)], dim=1)
 
         found = circuit_outputs(
             self._model, self._loader, circuits, PatchType.TREE_PATCH, AblationType.RESAMPLE, False, Progress(), read
         )
-        return np.array([torch.cat(parts).mean().item() for parts in zip(*found, strict=True)])
+        return np.array([torch.cat(parts).mean(0).tolist() for parts in zip(*found, strict=True)])
+
+    def measured(self, chosen: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Faithfulness of each circuit, and its accuracy."""
+        values, right = self._means([edge_mask(self._model.graph, edges) for edges in chosen]).T
+        return (values - self.none) / self.span, right
 
     def faithfulness(self, chosen: Sequence[np.ndarray]) -> np.ndarray:
-        masks = [edge_mask(self._model.graph, edges) for edges in chosen]
-        return (self.means(masks) - self.none) / self.span
+        return self.measured(chosen)[0]
 
     def fewest(self, choose: Callable[[int], np.ndarray]) -> str:
         """The fewest edges that keep enough: bisection between sizes a factor of two apart."""
@@ -124,7 +131,7 @@ def line(name: str, method: Method, model: PatchableModel, scored: PromptDataLoa
     graph = model.graph
     sizes = [int(share * graph.n_edges) for share in CURVE_SHARES]
     signed = held_out.faithfulness([top_edges(scores, n, "signed") for n in sizes])
-    absolute = held_out.faithfulness([top_edges(scores, n) for n in sizes])
+    absolute, right = held_out.measured([top_edges(scores, n) for n in sizes])
     connected = held_out.faithfulness(
         [choose_edges(graph, scores, min(n, graph.n_edges), "signed", "connected") for n in SIZES]
     )
@@ -135,7 +142,8 @@ def line(name: str, method: Method, model: PatchableModel, scored: PromptDataLoa
     agreement = "" if effects is None else f"{spearman(scores[list(effects)], np.array(list(effects.values()))):.2f}"
     return (
         f"| {name} | {method.n_passes(model.n_layers)} | {seconds:.1f} "
-        f"| {cpr(CURVE_SHARES, signed.tolist()):.3f} | {cmd(CURVE_SHARES, absolute.tolist()):.3f} | "
+        f"| {cpr(CURVE_SHARES, signed.tolist()):.3f} | {cmd(CURVE_SHARES, absolute.tolist()):.3f} "
+        f"| {cpr(CURVE_SHARES, right.tolist()):.3f} | "
         + " | ".join(f"{f:.2f}" for f in connected)
         + f" | {' / '.join(fewest)} | {agreement} |"
     )
@@ -158,8 +166,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="methods whose name holds this text")
     arguments = parser.parse_args()
     disable_progress_bar()
-    prompts = PRESETS[arguments.preset].prompts
-    config = RunConfig(arguments.model, replace(prompts, pairs=prompts.pairs[: arguments.pairs]), held_out=0.5)
+    preset = PRESETS[arguments.preset]
+    pairs = preset.prompts.pairs[: arguments.pairs]
+    if len(pairs) < arguments.pairs and preset.template is not None:
+        pairs = preset.template.make(arguments.pairs, seed=0)
+    config = RunConfig(arguments.model, replace(preset.prompts, pairs=pairs), held_out=0.5)
     with models().use(arguments.model, "cpu", "float32") as model:
         encoded = encode(config.prompts, model.tokenizer, model.prepend_bos, model.n_ctx)
         scored_rows, held_out_rows = config.split(encoded.usable)
