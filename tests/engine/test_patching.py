@@ -150,7 +150,7 @@ def test_zero_ablation_in_half_precision(
 def test_a_row_of_ablated_edges_reads_the_ablated_stream_and_one_of_kept_edges_the_current_one(
     dtype: torch.dtype,
 ) -> None:
-    """To the last bit, also where other positions of the same destination are of the other kind."""
+    """Up to rounding, also where other positions of the same destination are of the other kind."""
     pairs = prompts()
     model = wrap(random_hf_model("llama").to(dtype), tokenizer(), 9)
     graph = model.graph
@@ -161,18 +161,21 @@ def test_a_row_of_ablated_edges_reads_the_ablated_stream_and_one_of_kept_edges_t
     def outputs(*ablated: np.ndarray) -> list[Tensor]:
         return run_edge_masks(model, loader(pairs), [~edges for edges in ablated], ablation_type=AblationType.ZERO)
 
+    def differ(a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().max() / whole.abs().max() / torch.finfo(dtype).eps)
+
     whole, last_final, all_final, other_final = outputs(final & False, final & last, final, final & ~last)
     assert whole.abs().max() > 1
     assert torch.equal(last_final, torch.zeros_like(whole))  # the norm of nothing is nothing
     assert torch.equal(all_final, torch.zeros_like(whole))
-    assert torch.equal(other_final, whole)
+    assert differ(other_final, whole) < 8
     hf = model.bridge.original_model
     removed = hf.model.layers[1].mlp.down_proj.weight.data.clone()
     all_mlp, last_mlp = outputs(mlp, mlp & last)
     hf.model.layers[1].mlp.down_proj.weight.data.zero_()
-    assert torch.equal(all_mlp, outputs(final & False)[0])
+    assert differ(all_mlp, outputs(final & False)[0]) < 8
     hf.model.layers[1].mlp.down_proj.weight.data.copy_(removed)
-    assert not torch.equal(last_mlp, all_mlp)
+    assert differ(last_mlp, all_mlp) > 32
 
 
 # --- what must come out --------------------------------------------------------------------------------------------
