@@ -13,7 +13,8 @@ through the plain Hugging Face model with its default attention (sdpa), no cache
 These are read off the last hidden states cut to one position first: with `logits_to_keep=1`, Hugging Face multiplies a
 strided slice, for which PyTorch copies the whole unembedding, and a floor with that copy would flatter the engine.
 TransformerLens has no part in it. Edge attribution patching (EAP) has one point, integrated gradients (IG) has five.
-EAP is also measured with token positions kept apart, and with scores a prompt.
+EAP is also measured with token positions kept apart, with scores a prompt, and by other backward rules; IG also over
+the model's inputs instead of masks.
 
 Clean and corrupt prompts are random tokens, different from the first on: the most work there can be. Where a case says
 "same up to 9", they are the same before position 9, as prompts of the IOI preset are, and nothing can score there.
@@ -60,8 +61,16 @@ from circuit.engine.score_product import precision
 from circuit.models.load import load_model, wrap
 
 Precision = Literal["float32", "bfloat16", "float16"]
-IG_SAMPLES = 4  # the reference rule takes 0/4, 1/4, ..., 4/4
-POINTS = {"EAP": 1, "IG, 5 points": IG_SAMPLES + 1, "EAP, positions apart": 1, "EAP, per prompt": 1}
+METHODS = {
+    "EAP": Method(),
+    "IG, 5 points": Method(mask_val=None, integrated_grad_samples=4),  # the reference rule takes 0/4, 1/4, ..., 4/4
+    "EAP, positions apart": Method(),
+    "EAP, per prompt": Method(),
+    "EAP, RelP": Method(backward="relp"),
+    "EAP, GIM": Method(backward="gim"),
+    "EAP, linear MLPs, GIM attention": Method(backward="linear-mlp+gim-attention"),
+    "Inputs, 5 points": Method(mask_val=None, integrated_grad_samples=5, integration_rule="midpoint", path="inputs"),
+}
 SHAPES = {
     "GPT-2-small shape": GPT2Config(),
     "1B Llama shape": LlamaConfig(
@@ -129,21 +138,19 @@ CASES = {
 
 def engine(model: PatchableModel, prompts: PromptDataset, method: str) -> None:
     """The engine's scores of every edge."""
-    mask_val, samples = (0.0, None) if POINTS[method] == 1 else (None, IG_SAMPLES)
     if method == "EAP, positions apart":
         model = model.with_seq_len(prompts.lengths[0])
     score = prompt_scores if method == "EAP, per prompt" else score_edges
     loader = PromptDataLoader(prompts, batch_size=len(prompts))
-    score(model, loader, Method(mask_val=mask_val, integrated_grad_samples=samples))
+    score(model, loader, METHODS[method])
 
 
 def floor(plain: Any, prompts: PromptDataset, method: str) -> None:
     """The passes that nobody can avoid."""
-    n_points = POINTS[method]
     batch = prompts.batch(range(len(prompts))).to(plain.device)
     with torch.no_grad():
         last_logits(plain, input_ids=batch.corrupt)
-    for _ in range(n_points):
+    for _ in METHODS[method].points:
         embedding = plain.get_input_embeddings()(batch.clean).detach().requires_grad_()
         logits = last_logits(plain, inputs_embeds=embedding)
         difference = batch.answers.mean(logits) - batch.wrong_answers.mean(logits)
@@ -307,7 +314,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=[*CASES, "all"], default=["smollm2", "gpt2"])
-    parser.add_argument("--method", nargs="+", choices=list(POINTS), default=list(POINTS)[:2])
+    parser.add_argument("--method", nargs="+", choices=list(METHODS), default=list(METHODS)[:2])
     parser.add_argument("--repeats", type=int, default=11, help="pairs of runs each ratio is the median of")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=get_args(Precision), default="float32")
