@@ -12,6 +12,8 @@ from .edges.method import Method as Method
 from .edges.method import PatchType as PatchType
 from .edges.ranking import edge_table as edge_table
 from .edges.ranking import top_edges as top_edges
+from .edges.stable import certify_edges as certify_edges
+from .edges.stable import sign_shares as sign_shares
 from .edges.subgraph import circuit_graph as circuit_graph
 from .edges.subgraph import live_edges as live_edges
 from .engine.dataset import PromptDataLoader as PromptDataLoader

@@ -39,26 +39,30 @@ def draw(run: Run, choice: Choice) -> nx.MultiDiGraph | None:
     drawn = circuit_graph(run.graph, shown, run.scores, ranks=run.ranks)
     layout = circuit_layout(drawn, reference(run, choice), width=WIDTH, tokens=run.tokens)
     caption = f"{len(drawn.edges) - links(drawn):,} of {choice.words}; {run.caption}"
-    stable = stability.of_circuit(run, choice)
-    if stable is not None:
-        caption += "; faded: in few of 200 bootstrap draws of the prompts"
+    picture_at = st.container()
+    stable_at, export_at = st.columns([4, 1], vertical_alignment="bottom")
+    with stable_at:
+        stability.choose(run, choice)  # before the picture is drawn, which shows what is chosen
+    with st.container():  # one place, with or without a job and a word
+        stable = stability.of_circuit(run, choice, shown)
+        if stable is not None:
+            caption += f"; {stable.caption}"
+            st.markdown(stable.count)
     svg = graph_svg(
-        drawn, layout, caption=caption, dark=page.is_dark(), tokens=run.tokens, stability=stable,
-        effects=session.effects(run), noise=run.noise,
+        drawn, layout, caption=caption, dark=page.is_dark(), tokens=run.tokens,
+        marks=None if stable is None else stable.marks, effects=session.effects(run), noise=run.noise,
     )  # fmt: skip
     name = f"circuit-{run.id[:8]}-{choice.n}"
     looked = st.query_params.get("look")
     height = min(layout.height + 90, 720)
-    graph_view.show(svg, height=height, picked=looked, file_name=name, key=f"graph-{run.id}", on_click=look_at)
-    st.caption(reading(run, choice, len(live)))
-    stable_at, export_at = st.columns([3, 1], vertical_alignment="center")
-    with stable_at:
-        stability.toggle(run, choice)
+    with picture_at:
+        graph_view.show(svg, height=height, picked=looked, file_name=name, key=f"graph-{run.id}", on_click=look_at)
+        st.caption(reading(run, choice, len(live)))
     with export_at:
         exports(run, choice, drawn, svg, caption, name)
     with st.expander("The same as a table", icon=":material/table_rows:"):
         table = with_effects(edge_table(run.graph, run.scores, shown, ranks=run.ranks), session.effects(run), run.noise)
-        table = readable(run.graph, table)
+        table = readable(run.graph, table if stable is None else stable.beside(table))
         st.dataframe(table, hide_index=True, height=260, alt=f"The {len(shown)} edges drawn, with their scores.")
     return drawn
 

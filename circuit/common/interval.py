@@ -1,17 +1,18 @@
-"""95 % intervals of means and of ratios of means over a few prompt pairs, by resampling the pairs.
+"""95 % intervals of means and of ratios of means over a few prompt pairs, by resampling the pairs; bounds of shares.
 
     FEWEST           pairs that an interval needs
     mean_interval    of a mean
     ratio_interval   of a mean divided by another mean over the same pairs
     resamples        weights of the pairs in each of the bootstrap's draws
+    share_bounds     of a share, from how many of some independent draws were hits
 
     low, high = mean_interval(np.array([2.1, 3.0, 0.4, 5.2, 2.2]))
 
-Both are studentised bootstraps (Efron & Tibshirani 1993, chapter 12): every draw says how many of its own standard
-errors its estimate lies from that of all pairs, and the quantiles of these take the place of Student's. An end is never
-nearer than Student's, which is what heavy tails need. The standard error of a ratio is that of the delta method. The
-percentile bootstrap, of which an interval over five pairs covers the truth in 75 to 85 % of cases, is narrower for no
-good reason; `benchmarks/coverage.py` holds how often these do.
+Both intervals are studentised bootstraps (Efron & Tibshirani 1993, chapter 12): every draw says how many of its own
+standard errors its estimate lies from that of all pairs, and the quantiles of these take the place of Student's. An end
+is never nearer than Student's, which is what heavy tails need. The standard error of a ratio is that of the delta
+method. The percentile bootstrap, of which an interval over five pairs covers the truth in 75 to 85 % of cases, is
+narrower for no good reason; `benchmarks/coverage.py` holds how often these do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 FEWEST = 5
 """With fewer pairs than this, no interval should be shown: draws of a handful are mostly of one and the same pair."""
@@ -89,6 +90,36 @@ def ratio_interval(
     ]
     low, high = np.array(ends).reshape(-1, 2).T
     return low, high
+
+
+def share_bounds(
+    hits: Int[np.ndarray, " k"], n: int, confidence: float = 0.95
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The exact one-sided bounds of a share of which `hits` of `n` independent draws were seen (Clopper & Pearson
+    1934, https://doi.org/10.1093/biomet/26.4.404).
+
+    Each bound by itself is on the right side of the true share with at least this confidence: the lower one is the
+    share at which as many hits or more have the probability `1 - confidence`; the upper one is that of as many or
+    fewer. Both at once hold with at least `2 * confidence - 1`.
+    """
+    hits = np.asarray(hits)
+    seen, place = np.unique(np.concatenate([hits, n - hits]), return_inverse=True)
+    low = _least_share(seen, n, 1 - confidence)[place]
+    return low[: len(hits)], 1 - low[len(hits) :]
+
+
+def _least_share(hits: np.ndarray, n: int, chance: float) -> np.ndarray:
+    """The share at which `hits` or more of `n` have this chance, from below; 0 for no hits."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # of factorials
+    k = np.arange(n + 1)
+    ways = logs[n] - logs[k] - logs[n - k]
+    low, high = np.zeros(len(hits)), np.ones(len(hits))
+    for _ in range(50):
+        middle = (low + high) / 2
+        terms = np.exp(ways + k * np.log(middle)[:, None] + (n - k) * np.log1p(-middle)[:, None])
+        rare = np.where(k >= hits[:, None], terms, 0).sum(axis=1) <= chance
+        low, high = np.where(rare, middle, low), np.where(rare, high, middle)
+    return low
 
 
 def _ends(

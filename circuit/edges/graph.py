@@ -264,11 +264,14 @@ class EdgeGraph:
         positions = () if self.seq_len is None else (self.seq_len,)
         return (*positions, *((block.n_rows,) if block.has_heads else ()), block.n_sources)
 
-    def flatten(self, scores: Mapping[str, Any]) -> Float32[np.ndarray, "n_edges"]:
+    def flatten(
+        self, scores: Mapping[str, Any], *, per_prompt: bool = False
+    ) -> Float32[np.ndarray, "*prompts n_edges"]:
         """One array of all scores, in the order of edges.
 
         Args:
             scores: Arrays by module name, shaped as `shape` says: numpy, or torch on the CPU.
+            per_prompt: Whether each has an axis of prompts first, as those of `prompt_scores`: it is kept.
 
         Raises:
             OptionError: When the scores are not those of a model of this shape.
@@ -278,15 +281,17 @@ class EdgeGraph:
             if block.module not in scores:
                 raise OptionError(f"The scores have no entry {block.module!r}: they belong to another model.")
             part = np.asarray(scores[block.module], dtype=np.float32)
-            if part.shape != self.shape(block):
+            prompts = part.shape[:1] if per_prompt else ()
+            if part.shape != (*prompts, *self.shape(block)):
+                needed = ", ".join([*(["n_prompts"] if per_prompt else []), *map(str, self.shape(block))])
                 raise OptionError(
-                    f"The scores of {block.module!r} have shape {list(part.shape)}, and this model needs "
-                    f"{list(self.shape(block))}: they belong to another model, or to another number of positions."
+                    f"The scores of {block.module!r} have shape {list(part.shape)}, and this model needs [{needed}]: "
+                    "they belong to another model, or to another number of positions."
                 )
-            parts.append(part.ravel())
+            parts.append(part.reshape(*prompts, -1))
         if len(scores) != len(self.blocks):
             raise OptionError(f"The scores have {len(scores)} entries, and this model has {len(self.blocks)} modules.")
-        return np.concatenate(parts)
+        return np.concatenate(parts, axis=-1)
 
     def unflatten(self, flat: Flat) -> dict[str, Flat]:
         """The inverse of `flatten`: views of one array by module name.

@@ -3,15 +3,16 @@
     graph_svg       the picture: key, circuit and caption, all in one
     circuit_marks   its edges and nodes alone, for other pictures
     Line            how an edge is drawn where its score does not decide that
+    Mark            what is shown of an edge besides its score
 
     svg = graph_svg(drawn, circuit_layout(drawn, reference), caption=caption, dark=False)
 
 Kind of node: shape and colour. Sign of an edge: colour. Absolute score: width (by its square root) and strength of
 colour. Queries dash-dotted, keys dashed, values dotted, and solid what an MLP or the final residual reads; queries,
-keys and values also end at the left, middle and right of a head. A disc on an edge says that what was measured of it
-contradicts its score. Thin grey lines without an arrow join a key-value head
-to the heads that use it. Every node and edge is a group with a `data-item` (`node:A3.7`, `edge:1234`), which the page
-reports when it is clicked, and a title, which browsers show on hovering.
+keys and values also end at the left, middle and right of a head. A disc on the middle of an edge says that what was
+measured of it contradicts its score; a smaller one nearer to its source, whatever a `Mark` says. Thin grey lines
+without an arrow join a key-value head to the heads that use it. Every node and edge is a group with a `data-item`
+(`node:A3.7`, `edge:1234`), which the page reports when it is clicked, and a title, which browsers show on hovering.
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ class Line:
     opacity: float = 1.0
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What is shown of an edge besides its score."""
+
+    words: str
+    """A sentence, after the others on hovering."""
+    opacity: float = 1.0
+    """By how much the edge is faded: 1 for not at all."""
+    sign: str = ""
+    """A character in a disc on the edge; none where it is empty."""
+    meaning: str = ""
+    """What the sign means, in the key."""
+
+
 def graph_svg(
     drawn: nx.MultiDiGraph,
     layout: Layout,
@@ -57,7 +72,7 @@ def graph_svg(
     caption: str,
     dark: bool = False,
     tokens: Sequence[str] = (),
-    stability: Mapping[int, float] | None = None,
+    marks: Mapping[int, Mark] | None = None,
     lines: Mapping[int, Line] | None = None,
     node_hint: str = "Click for its strongest edges.",
     effects: Mapping[int, float] | None = None,
@@ -71,7 +86,7 @@ def graph_svg(
         caption: What the scores are scores of; written below the circuit.
         dark: Whether the page is dark.
         tokens: Names of the token positions, where these are kept apart.
-        stability: For edges by number, in which share of the bootstrap's draws they are as strong: others are faded.
+        marks: For edges by number, what is shown of them besides their scores.
         lines: For every edge by number, how it is drawn, instead of by its score.
         node_hint: What a click on a node does.
         effects: For edges by number, what ablating them was measured to do: named, and marked where it contradicts the
@@ -79,7 +94,7 @@ def graph_svg(
         noise: The size of an effect that is none.
     """
     palette = PALETTES[dark]
-    key, key_height = _key(drawn, layout.width, palette, lines, effects, noise)
+    key, key_height = _key(drawn, layout.width, palette, marks or {}, lines, effects, noise)
     caption_lines = textwrap.wrap(caption, int((layout.width - 16) / _CHARACTER))
     height = key_height + layout.height + _LINE * len(caption_lines) + 8
     text = "".join(
@@ -93,7 +108,7 @@ def graph_svg(
         f'<g class="key" fill="{palette.faint}">{key}</g>'
         f'<svg class="stage" y="{key_height}" width="{layout.width}" height="{layout.height}">'
         f'<g class="world">{_rules(layout, palette)}'
-        f"{circuit_marks(drawn, layout, palette, tokens, stability, lines, node_hint, effects, noise)}</g></svg>"
+        f"{circuit_marks(drawn, layout, palette, tokens, marks, lines, node_hint, effects, noise)}</g></svg>"
         f'<g class="caption" fill="{palette.faint}" font-size="10.5">{text}</g></svg>'
     )
 
@@ -103,7 +118,7 @@ def circuit_marks(
     layout: Layout,
     palette: Palette,
     tokens: Sequence[str] = (),
-    stability: Mapping[int, float] | None = None,
+    marks: Mapping[int, Mark] | None = None,
     lines: Mapping[int, Line] | None = None,
     node_hint: str = "",
     effects: Mapping[int, float] | None = None,
@@ -114,7 +129,9 @@ def circuit_marks(
     ordered = _weak_first(drawn)
     if lines is not None:
         ordered.sort(key=lambda edge: lines[edge[2]].width if edge[2] in lines else -1.0)
-    edges = [_edge(drawn, edge, layout, strongest, palette, stability, lines, effects or {}, noise) for edge in ordered]
+    edges = [
+        _edge(drawn, edge, layout, strongest, palette, marks or {}, lines, effects or {}, noise) for edge in ordered
+    ]
     nodes = [_node(drawn, name, layout, palette, tokens, node_hint) for name in drawn]
     return f'<g class="edges">{"".join(edges)}</g><g class="nodes">{"".join(nodes)}</g>'
 
@@ -203,7 +220,7 @@ def _edge(
     layout: Layout,
     strongest: float,
     palette: Palette,
-    stability: Mapping[int, float] | None,
+    marks: Mapping[int, Mark],
     lines: Mapping[int, Line] | None,
     effects: Mapping[int, float],
     noise: float,
@@ -236,10 +253,11 @@ def _edge(
             mark = _opposite_mark(*_middle(points), palette)
         title += "."
     opacity = 0.5 + 0.5 * strength
-    if stability is not None:
-        share = stability.get(data["edge"], 0.0)
-        title += f" In {share:.0%} of the draws of prompts it is in a circuit of this size."
-        opacity *= 0.15 + 0.85 * share
+    if (told := marks.get(data["edge"])) is not None:
+        title += f" {told.words}"
+        opacity *= told.opacity
+        if told.sign:
+            mark += _small_mark(*_near_source(points), told.sign, palette)
     if lines is not None:
         line = lines[data["edge"]]
         title = f"{tail} → {INPUT_WORDS[data['input']]} of {tip}: {line.words}."
@@ -254,8 +272,18 @@ def _edge(
 
 
 def _middle(points: Sequence[float]) -> tuple[float, float]:
-    """The middle of the curve."""
-    x, y = ((points[i] + 3 * points[i + 2] + 3 * points[i + 4] + points[i + 6]) / 8 for i in (0, 1))
+    return _along(points, 0.5)
+
+
+def _near_source(points: Sequence[float]) -> tuple[float, float]:
+    """Off the middle, where an edge may have a mark already, and off the ends, where edges meet."""
+    return _along(points, 0.3)
+
+
+def _along(points: Sequence[float], t: float) -> tuple[float, float]:
+    """The point of the curve at `t`, from 0 at its source to 1 at its tip."""
+    weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+    x, y = (sum(weight * points[i + 2 * k] for k, weight in enumerate(weights)) for i in (0, 1))
     return x, y
 
 
@@ -265,6 +293,14 @@ def _opposite_mark(x: float, y: float, palette: Palette) -> str:
         f'<g class="opposite" transform="translate({x:.1f} {y:.1f})"><circle r="6.5" fill="{palette.surface}" '
         f'stroke="{palette.text}" stroke-width="1.2"/><text y="3.6" font-size="11" font-weight="700" '
         f'text-anchor="middle" fill="{palette.text}">{OPPOSITE}</text></g>'
+    )
+
+
+def _small_mark(x: float, y: float, sign: str, palette: Palette) -> str:
+    return (
+        f'<g class="mark" transform="translate({x:.1f} {y:.1f})"><circle r="5" fill="{palette.surface}" '
+        f'stroke="{palette.faint}"/><text y="3.1" font-size="9" font-weight="700" text-anchor="middle" '
+        f'fill="{palette.text}">{escape(sign)}</text></g>'
     )
 
 
@@ -323,6 +359,7 @@ def _key(
     drawn: nx.MultiDiGraph,
     width: int,
     palette: Palette,
+    marks: Mapping[int, Mark],
     lines: Mapping[int, Line] | None = None,
     effects: Mapping[int, float] | None = None,
     noise: float = 0.0,
@@ -365,6 +402,9 @@ def _key(
     measured = effects or {}
     if any(contradicts(data["score"], measured[data["edge"]], noise) for data in scored if data["edge"] in measured):
         samples.append((_opposite_mark(0, 0, palette), "measured: the opposite of its score"))
+    told = [marks[data["edge"]] for data in scored if data["edge"] in marks]
+    for sign, meaning in sorted({(mark.sign, mark.meaning) for mark in told if mark.sign}):
+        samples.append((_small_mark(0, 0, sign, palette), meaning))
     parts, x, y = [], 8.0, 13
     for sample, word in samples:
         need = 30 + _CHARACTER * len(word) + 10

@@ -55,6 +55,7 @@ ZHANG = Source("Zhang & Nanda 2023", "https://arxiv.org/abs/2309.16042")
 HEIMERSHEIM = Source("Heimersheim & Nanda 2024", "https://arxiv.org/abs/2404.15255")
 MILLER = Source("Miller et al. 2024", "https://arxiv.org/abs/2407.08734")
 MUELLER = Source("Mueller et al. 2025", "https://arxiv.org/abs/2504.13151")
+ANANI = Source("Anani et al. 2026", "https://arxiv.org/abs/2602.22968")
 AUTOCIRCUIT = Source("AutoCircuit", "https://github.com/UFO-101/auto-circuit")
 AINSLIE = Source("Ainslie et al. 2023", "https://arxiv.org/abs/2305.13245")
 
@@ -510,9 +511,30 @@ _TERMS = (
         "stability",
         "Stable edge",
         "circuits",
-        "An edge that is in the circuit of this size in most draws of the prompt pairs. Edges that come and go with "
-        "the prompts are drawn faded.",
-        also=("interval",),
+        "An edge that is in the circuit of this size in most bootstrap draws of the prompt pairs: as many pairs, drawn "
+        "with replacement. “Fade unstable” draws edges that come and go with the prompts faded.",
+        also=("interval", "certified", "sign-holds"),
+    ),
+    Term(
+        "sign-holds",
+        "Sign that holds",
+        "circuits",
+        "The sign of a score that is the same in at least 95 % of bootstrap draws of the prompt pairs. With an edge "
+        "marked ± these prompts leave open whether its score says that it helps or hinders.",
+        source=Source("arXiv 2510.25786", "https://arxiv.org/abs/2510.25786"),
+        also=("score", "stability"),
+    ),
+    Term(
+        "certified",
+        "Certified edge",
+        "circuits",
+        "An edge in the circuits of at least a chosen share of all halves of these prompt pairs; a rejected one is in "
+        "those of fewer. Each verdict, by itself, is wrong with a chance of at most 5 %. Where the halves drawn do not "
+        "tell, it is an abstention (?). It says nothing about prompts of another kind.",
+        "k of 200 random halves hold the edge; certified if the lower Clopper-Pearson bound of its share reaches the "
+        "share that is asked for, rejected if the upper one is below it",
+        ANANI,
+        ("stability", "held-out"),
     ),
     # --- the pages ---------------------------------------------------------------------------------------------------
     Term(

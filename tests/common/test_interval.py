@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from circuit.common.interval import _student, mean_interval, ratio_interval, resamples
+from circuit.common.interval import _student, mean_interval, ratio_interval, resamples, share_bounds
 
 DRAWN = 400
 
@@ -73,3 +75,38 @@ def test_weights_of_a_draw_are_counts_that_add_up_to_one() -> None:
     np.testing.assert_allclose(weights.sum(1), 1)
     np.testing.assert_allclose(weights * 7, np.round(weights * 7))
     assert (weights == resamples(7, 50, seed=3)).all()
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (0, 10, 0, 0.2589),
+        (1, 10, 0.0051, 0.3942),
+        (5, 10, 0.2224, 0.7776),
+        (8, 10, 0.4931, 0.9632),
+        (10, 10, 0.7411, 1),
+    ],
+)
+def test_bounds_of_shares_are_those_of_the_tables(hits: int, n: int, low: float, high: float) -> None:
+    found = share_bounds(np.array([hits]), n)
+    assert (found[0][0], found[1][0]) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+@pytest.mark.parametrize(("n", "confidence"), [(7, 0.9), (60, 0.95), (200, 0.95), (300, 0.99)])
+def test_bounds_of_shares_are_exact(n: int, confidence: float) -> None:
+    """In whole numbers: at the lower bound as many hits have just the chance that is left, and no more than it."""
+    hits = np.array([0, 1, n // 2, n - 1, n, n // 2])
+    low, high = share_bounds(hits, n, confidence)
+    assert low[0] == 0
+    assert high[4] == 1
+    assert (low[2], high[2]) == (low[5], high[5])
+
+    def chance(k: int, share: float) -> Fraction:
+        p = Fraction(share)
+        return sum((math.comb(n, j) * p**j * (1 - p) ** (n - j) for j in range(k, n + 1)), Fraction(0))
+
+    for k, bound in [*zip(hits[1:].tolist(), low[1:].tolist(), strict=True)]:
+        assert float(chance(k, bound)) == pytest.approx(1 - confidence, rel=1e-6)
+    for k, bound in [*zip(hits.tolist(), high.tolist(), strict=True)]:
+        if k < n:
+            assert float(1 - chance(k + 1, bound)) == pytest.approx(1 - confidence, rel=1e-6)

@@ -56,6 +56,8 @@ def test_flatten_and_unflatten_are_inverses_in_the_order_of_edges(graph: EdgeGra
     assert list(scores) == [block.module for block in graph.blocks]
     assert all(scores[block.module].shape == graph.shape(block) for block in graph.blocks)
     assert np.array_equal(graph.flatten(scores), flat)
+    by_prompt = np.arange(3 * graph.n_edges, dtype=np.float32).reshape(3, -1)
+    assert np.array_equal(graph.flatten(graph.unflatten(by_prompt), per_prompt=True), by_prompt)
     block = graph.blocks[0]
     at = (-1,) * len(graph.shape(block))
     assert graph.edge_name(int(scores[block.module][at])).startswith(f"Resid Start->A0.{graph.n_heads - 1}.Q")

@@ -9,16 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from circuit.edges.agreement import OPPOSITE, contradictions
 from circuit.edges.choose import choose_edges
 from circuit.edges.method import DEFAULT_METHOD, AblationType
 from circuit.edges.ranking import edges_for_share, top_edges
+from circuit.edges.stable import certificate
 from circuit.edges.subgraph import connecting_size, live_edges, node_edges
 from circuit.jobs.attribute import attribute
 from circuit.jobs.inspect import AttentionRequest, EffectsRequest, measure_effects, read_attention
 from circuit.jobs.measure import MeasureRequest, find_smallest, measure
+from circuit.jobs.stability import StabilityRequest, edge_stability
 from circuit.prompts.pairs import PromptSet
 from circuit.prompts.presets import PRESETS
 from circuit.runs.benchmark import beside
@@ -170,9 +173,78 @@ def test_edges_that_other_draws_would_not_choose_are_faded(halved: Run) -> None:
     visitor = Visitor(CIRCUIT, run=halved.id, edges="26")
     visitor.wait(visitor.metrics)
     assert "of the draws of prompts" not in visitor.picture()
-    visitor.choose(fade=True)
+    visitor.choose(stable="Fade unstable")
     visitor.wait(lambda: "of the draws of prompts" in visitor.picture())
     assert "faded: in few of 200 bootstrap draws" in visitor.picture()
+    assert "are in the circuits of this size of at least half of 200 bootstrap draws" in visitor.words()
+
+
+def test_a_link_from_when_fading_was_a_switch_still_fades(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="26", fade="true")
+    visitor.wait(lambda: "of the draws of prompts" in visitor.picture())
+    assert visitor.at.segmented_control("stable").value == "Fade unstable"
+    assert "fade" not in visitor.query()
+    assert Visitor(CIRCUIT, run=halved.id, edges="26", fade="false").at.segmented_control("stable").value == "Off"
+
+
+def table_of(visitor: Visitor) -> pd.DataFrame:
+    """The same as the picture, as a table."""
+    return next(frame.value for frame in visitor.at.dataframe if "source" in frame.value)
+
+
+def test_certified_edges_are_told_from_those_that_are_rejected_or_open(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="26", stable="Certified")
+    visitor.wait(lambda: "certified, " in visitor.words())
+    stability = edge_stability(StabilityRequest(halved.config, 1000))
+    drawn = live_edges(halved.graph, top_edges(halved.scores, 26))
+    told = certificate(drawn, stability.halved, 26)
+    counts = [len(edges) for edges in (told.certified, told.rejected, told.abstentions)]
+    assert min(counts[:2]) > 0
+    assert f"{counts[0]} certified, {counts[1]} rejected (×), {counts[2]} abstention" in visitor.words()
+    assert "at least 90% of all halves of these 6 prompt pairs" in visitor.words()
+    table = table_of(visitor)
+    assert [verdict.split()[-1] for verdict in table["verdict"]] == list(told.verdicts)
+    assert table["in halves"].tolist() == pytest.approx((told.held / 200).tolist())
+    assert visitor.picture().count(">×</text>") == counts[1] + 1  # one for each such edge, one in the key
+    assert f"{told.held[0]} of 200 random halves of the prompts have it in a circuit" in visitor.picture()
+    visitor.choose(of_halves="50%")  # at once
+    less = certificate(drawn, stability.halved, 26, 0.5)
+    assert f"{len(less.certified)} certified" in visitor.words()
+    assert len(less.certified) > counts[0]
+
+
+def test_certificates_follow_the_rank_and_the_rule_and_answer_every_size_at_once(halved: Run) -> None:
+    choice = {"by": "score, signed", "edges_are": "connected", "stable": "Certified", "of_halves": "70%"}
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="20", **choice)
+    visitor.wait(lambda: "certified, " in visitor.words())
+    stability = edge_stability(StabilityRequest(halved.config, 1000, "signed", "connected"))
+    for n in (20, 33):
+        edges = choose_edges(halved.graph, halved.scores, n, "signed", "connected")
+        told = certificate(edges, stability.halved, n, 0.7)
+        assert f"{len(told.certified)} certified, {len(told.rejected)} rejected" in visitor.words()
+        visitor.at.number_input(key="exact").set_value(33)
+        visitor.run()
+
+
+def test_edges_whose_sign_other_draws_change_are_marked(halved: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=halved.id, edges="121", stable="Signs that hold", by="|score|")
+    visitor.wait(lambda: "signs hold" in visitor.words())
+    signs = edge_stability(StabilityRequest(halved.config, 1)).signs
+    drawn = live_edges(halved.graph, top_edges(halved.scores, 121))
+    hold = int((signs[drawn] >= 0.95).sum())
+    assert 0 < hold < len(drawn)
+    assert f"{hold} signs hold, {len(drawn) - hold} do not" in visitor.words()
+    assert visitor.picture().count(">±</text>") == len(drawn) - hold + 1
+    assert (table_of(visitor)["sign holds"] == "yes").sum() == hold
+    visitor.choose(by="score, signed")
+    assert "signs hold" in visitor.words()  # of any rank, from the same draws
+
+
+def test_where_there_are_too_few_prompts_the_page_says_so(stored: Run) -> None:
+    visitor = Visitor(CIRCUIT, run=stored.id, edges="26", stable="Certified")
+    assert visitor.at.segmented_control("stable").disabled
+    assert "Certified: 3 prompt pairs: too few to draw from." in visitor.words()
+    assert "certified, " not in visitor.words()
 
 
 def test_all_edges_keep_the_whole_behaviour(stored: Run) -> None:

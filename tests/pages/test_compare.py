@@ -63,9 +63,7 @@ def test_runs_are_averaged_into_a_new_one_where_they_differ_in_the_method_alone(
     assert mean.provenance["mean_of"] == [runs[0].id, gim.id]
     visitor = Visitor(CIRCUIT, run=mean.id)
     assert "mean of several runs' normalised scores" in visitor.words()
-    assert "Not where scores do not come from single prompts" in next(
-        toggle.help for toggle in visitor.at.toggle if toggle.label == "Fade unstable"
-    )
+    assert "Not where scores do not come from single prompts" in visitor.at.segmented_control("stable").help
     visitor.wait(lambda: "Measured" in visitor.words())
     assert not visitor.errors()
     visitor = comparing(runs[0], mean)

@@ -12,7 +12,7 @@ from circuit.edges.graph import EdgeGraph
 from circuit.edges.ranking import top_edges
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.colors import PALETTES
-from circuit.plots.graph_svg import Line, graph_svg
+from circuit.plots.graph_svg import Line, Mark, graph_svg
 from circuit.plots.layout import circuit_layout
 from tests.graphs import SHAPES, SMOL, circuit, laid_out, random_scores
 
@@ -156,6 +156,35 @@ def test_an_edge_whose_measured_effect_contradicts_its_score_is_marked_by_a_sign
     assert sum("the opposite of its score" in title for title in titles) == 1
     assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION, effects=effects, noise=1e9)
     assert 'class="opposite"' not in graph_svg(drawn, layout, caption=CAPTION)
+
+
+def test_what_else_is_told_of_an_edge_is_a_sign_on_it_words_on_hovering_and_a_line_of_the_key() -> None:
+    graph = SHAPES[0]
+    scores = random_scores(graph)
+    edges = live_edges(graph, top_edges(scores, 40))
+    open_, out, plain, untold = edges[:4].tolist()
+    marks = {
+        open_: Mark("These draws do not tell.", 0.5, "?", "abstention"),
+        out: Mark("It is out.", 0.25, "×", "rejected"),
+        plain: Mark("It is in."),
+    }
+    drawn = circuit_graph(graph, edges, scores)
+    layout = circuit_layout(drawn)
+    root = ElementTree.fromstring(graph_svg(drawn, layout, caption=CAPTION, marks=marks))
+    before = ElementTree.fromstring(graph_svg(drawn, layout, caption=CAPTION))
+    assert key_words(root) == key_words(before) | {"?", "abstention", "×", "rejected"}
+
+    def found(root: ElementTree.Element, edge: int) -> tuple[str, float, list[str | None]]:
+        (group,) = (group for group in edge_groups(root) if group.get("data-item") == f"edge:{edge}")
+        signs = [text.text for text in group.iter(f"{SVG}text")]
+        return group.findtext(f"{SVG}title") or "", float(group.get("opacity") or 0), signs
+
+    for edge, mark in marks.items():
+        title, opacity, signs = found(root, edge)
+        assert title.endswith(mark.words)
+        assert opacity == pytest.approx(mark.opacity * found(before, edge)[1], abs=0.01)
+        assert signs == [mark.sign] * bool(mark.sign)
+    assert found(root, untold) == found(before, untold)
 
 
 def test_edges_are_drawn_as_asked() -> None:

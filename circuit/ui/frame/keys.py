@@ -67,12 +67,14 @@ SIZE_RULE, SIZE, EXACT_SIZE, THRESHOLD, SHARE = "rule", "edges", "exact", "thres
 RANKED_BY, HANGING = "by", "edges_are"
 """By which score edges are ranked, and how they are taken."""
 SIZE_WANTED = "choose_size"
-ATTENTION_ROW, MEASURED_ON, FADE = "attention_row", "measured_on", "fade"
+ATTENTION_ROW, MEASURED_ON = "attention_row", "measured_on"
+STABLE, OF_HALVES = "stable", "of_halves"
+"""What is asked of other draws of the prompts; the share of their halves that a certified edge is in."""
 OF_ONE_RUN = (
     *FILTERS,
     *(POSITION, ROWS),
     *(SIZE, THRESHOLD, SHARE, EXACT_SIZE, ATTENTION_ROW),
-    *(MEASURED_ON, FADE),
+    *(MEASURED_ON, STABLE, OF_HALVES),
 )
 """Widgets whose values mean nothing in another run."""
 

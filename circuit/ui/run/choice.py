@@ -51,6 +51,8 @@ class Choice:
     importance: Importance
     drop_dead_ends: bool
     rule: SelectionRule = "top"
+    wanted: int = 0
+    """How many edges were asked for: by some rules there may be fewer."""
 
     @property
     def n(self) -> int:
@@ -150,7 +152,7 @@ def choose(run: Run) -> Choice:
         second.markdown(f"**{len(edges):,}** edges")
     if len(edges) < wanted:
         st.caption(_fewer(run, len(edges), wanted, selection))
-    return Choice(edges, importance, drop, selection)
+    return Choice(edges, importance, drop, selection, wanted)
 
 
 def _fewer(run: Run, n: int, wanted: int, selection: SelectionRule) -> str:

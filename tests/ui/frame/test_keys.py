@@ -36,10 +36,8 @@ def spelled_out(source: str) -> Iterator[str]:
 def test_such_keys_are_found() -> None:
     assert [*spelled_out("st.session_state['a'] = st.session_state.get('b', 'c')")] == ["a", "b"]
     assert [*spelled_out("'run' in st.session_state")] == ["run"]
-    assert [*spelled_out("st.toggle('Fade', key='fade'); st.toggle('Other', key='mine alone')")] == ["fade"]
-    assert [*spelled_out("st.toggle('Fade', **in_address('fade')); st.toggle('Other', **kept('mine alone'))")] == [
-        "fade"
-    ]
+    assert [*spelled_out("st.toggle('Row', key='row'); st.toggle('Other', key='mine alone')")] == ["row"]
+    assert [*spelled_out("st.toggle('Row', **in_address('row')); st.toggle('Other', **kept('mine alone'))")] == ["row"]
     assert not [*spelled_out("st.session_state[keys.RUN], st.session_state[f'seen-{key}']")]
 
 
