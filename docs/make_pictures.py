@@ -39,7 +39,7 @@ def pictures(runs: dict[str, Run]) -> dict[str, tuple[str, str, int]]:
         "prompts": ("Prompts?", "text=Check prompts", 1000),
         "attribute": ("Attribute?", "text=Run attribution", HEIGHT),
         "scores": (f"Scores?run={run}", ".js-plotly-plot .heatmaplayer image", 900),
-        "circuit": (f"Circuit?run={run}&edges={size}&{AFRESH}", '[data-testid="stMetricValue"]', 820),
+        "circuit": (f"Circuit?run={run}&edges={size}&{AFRESH}&stable=Certified", "text=abstentions (?)", 940),
         "compare": (f"Compare?runs={run},{runs['eap'].id}", ".js-plotly-plot .main-svg", 1000),
         "learn": ("Learn?lesson=2", graph, 900),
     }
@@ -52,7 +52,7 @@ def take(page: Page, address: str, runs: dict[str, Run], folder: Path) -> None:
         page.locator(shown).first.wait_for()
         page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
         if name == "circuit":
-            page.locator("svg .world .edge").first.wait_for()
+            page.locator('[data-testid="stMetricValue"]').first.wait_for()
         page.mouse.move(WIDTH - 1, height - 1)
         page.wait_for_timeout(2500)  # what measures itself is there, and nothing moves any more
         page.screenshot(path=folder / f"{name}.png")

@@ -13,10 +13,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PRINTS = (
     "{0: torch.Size([24, 49152]), 100: torch.Size([24, 49152]), 1000: torch.Size([24, 49152])}",
     "262: 1.0}",
+    " signs hold",
 )
 
 
-@pytest.mark.parametrize(("example", "prints"), zip(EXAMPLES, PRINTS, strict=True), ids=["scores", "faithfulness"])
+@pytest.mark.parametrize(
+    ("example", "prints"), zip(EXAMPLES, PRINTS, strict=True), ids=["scores", "faithfulness", "certificates"]
+)
 def test_the_python_examples_run(example: str, prints: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "README.md", "exec"), {})
     assert prints in capsys.readouterr().out

@@ -124,16 +124,17 @@ def circuit_marks(
     effects: Mapping[int, float] | None = None,
     noise: float = 0.0,
 ) -> str:
-    """The edges and nodes alone, as two groups of SVG: see `graph_svg`."""
+    """The edges, the signs on them and the nodes alone, as groups of SVG: see `graph_svg`."""
     strongest = max((data["strength"] for *_, data in drawn.edges(data=True) if data["kind"] == "edge"), default=0) or 1
     ordered = _weak_first(drawn)
     if lines is not None:
         ordered.sort(key=lambda edge: lines[edge[2]].width if edge[2] in lines else -1.0)
-    edges = [
-        _edge(drawn, edge, layout, strongest, palette, marks or {}, lines, effects or {}, noise) for edge in ordered
-    ]
+    marks, effects = marks or {}, effects or {}
+    edges = [_edge(drawn, edge, layout, strongest, palette, marks, lines, effects, noise) for edge in ordered]
+    signs = "".join(_signs(drawn, edge, layout, palette, marks, effects, noise) for edge in ordered)
     nodes = [_node(drawn, name, layout, palette, tokens, node_hint) for name in drawn]
-    return f'<g class="edges">{"".join(edges)}</g><g class="nodes">{"".join(nodes)}</g>'
+    above = f'<g class="signs" pointer-events="none">{signs}</g>' if signs else ""  # neither faded nor covered
+    return f'<g class="edges">{"".join(edges)}</g>{above}<g class="nodes">{"".join(nodes)}</g>'
 
 
 def _weak_first(drawn: nx.MultiDiGraph) -> list[tuple[str, str, Any]]:
@@ -245,19 +246,15 @@ def _edge(
         f"{tail} → {INPUT_WORDS[data['input']]} of {tip}: score {data['score']:+.4g}, number {data['rank']:,} of "
         f"{drawn.graph['n_edges']:,} by |score|. Ablating this edge is estimated to {effect} the task. Click for more."
     )
-    mark = ""
     if (measured := effects.get(data["edge"])) is not None:
         title += f" Measured by ablating it: the loss changes by {measured:+.4g}"
         if contradicts(data["score"], measured, noise):
             title += ", the opposite of its score"
-            mark = _opposite_mark(*_middle(points), palette)
         title += "."
     opacity = 0.5 + 0.5 * strength
     if (told := marks.get(data["edge"])) is not None:
         title += f" {told.words}"
         opacity *= told.opacity
-        if told.sign:
-            mark += _small_mark(*_near_source(points), told.sign, palette)
     if lines is not None:
         line = lines[data["edge"]]
         title = f"{tail} → {INPUT_WORDS[data['input']]} of {tip}: {line.words}."
@@ -267,17 +264,29 @@ def _edge(
         f'<title>{escape(title)}</title><path class="hit" d="{path}" fill="none" stroke="none" '
         f'stroke-width="{width + 8:.1f}" pointer-events="stroke"/>'
         f'<path class="line" d="{path}" fill="none" stroke="{color}" stroke-width="{width:.2f}"{dash}/>'
-        f'<path class="tip" d="{_arrow(points, width)}" fill="{color}"/>{mark}</g>'
+        f'<path class="tip" d="{_arrow(points, width)}" fill="{color}"/></g>'
     )
 
 
-def _middle(points: Sequence[float]) -> tuple[float, float]:
-    return _along(points, 0.5)
-
-
-def _near_source(points: Sequence[float]) -> tuple[float, float]:
-    """Off the middle, where an edge may have a mark already, and off the ends, where edges meet."""
-    return _along(points, 0.3)
+def _signs(
+    drawn: nx.MultiDiGraph,
+    edge: tuple[str, str, Any],
+    layout: Layout,
+    palette: Palette,
+    marks: Mapping[int, Mark],
+    effects: Mapping[int, float],
+    noise: float,
+) -> str:
+    """The signs on an edge, each at its own place, and none at the ends, where edges meet."""
+    data = drawn.edges[edge]
+    if data["kind"] == "group":
+        return ""
+    points, found = _curve(drawn, edge, layout), ""
+    if (measured := effects.get(data["edge"])) is not None and contradicts(data["score"], measured, noise):
+        found = _opposite_mark(*_along(points, 0.5), palette)
+    if (told := marks.get(data["edge"])) is not None and told.sign:
+        found += _small_mark(*_along(points, 0.3), told.sign, palette)
+    return f'<g data-of="edge:{data["edge"]}">{found}</g>' if found else ""
 
 
 def _along(points: Sequence[float], t: float) -> tuple[float, float]:

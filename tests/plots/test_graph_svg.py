@@ -176,7 +176,12 @@ def test_what_else_is_told_of_an_edge_is_a_sign_on_it_words_on_hovering_and_a_li
 
     def found(root: ElementTree.Element, edge: int) -> tuple[str, float, list[str | None]]:
         (group,) = (group for group in edge_groups(root) if group.get("data-item") == f"edge:{edge}")
-        signs = [text.text for text in group.iter(f"{SVG}text")]
+        signs = [
+            text.text
+            for each in root.iter()
+            if each.get("data-of") == f"edge:{edge}"
+            for text in each.iter(f"{SVG}text")
+        ]
         return group.findtext(f"{SVG}title") or "", float(group.get("opacity") or 0), signs
 
     for edge, mark in marks.items():

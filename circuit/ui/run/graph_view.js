@@ -119,6 +119,7 @@ function focus(world, element) {
     (edge) => edge.dataset.from === node || edge.dataset.to === node)
   for (const edge of near) {
     edge.classList.add("lit")
+    if (edge.dataset.item) world.querySelector(`[data-of="${edge.dataset.item}"]`)?.classList.add("lit")
     names.add(edge.dataset.from).add(edge.dataset.to)
   }
   for (const other of world.querySelectorAll(".node")) other.classList.toggle("lit", names.has(other.dataset.node))

@@ -22,6 +22,7 @@ _CSS = """
 .node:focus-visible path { stroke-width: 3; }
 .world.focus .node:not(.lit) { opacity: .25; }
 .world.focus .edge:not(.lit), .world.focus .link:not(.lit) { opacity: .07; }
+.world.focus .signs > :not(.lit) { opacity: .07; }
 .world.focus .edge.lit { opacity: 1; }
 .edge.picked { opacity: 1; }
 .edge.picked .line { stroke: var(--st-text-color); }

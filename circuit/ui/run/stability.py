@@ -39,7 +39,7 @@ _CONFIDENCE = 0.95
 _VERDICTS: dict[Verdict, Mark] = {
     "certified": Mark("certified"),
     "abstention": Mark("an abstention, as these halves do not tell", 0.6, "?", "abstention"),
-    "rejected": Mark("rejected", 0.3, "×", "rejected"),
+    "rejected": Mark("rejected", 0.4, "×", "rejected"),
 }
 
 
@@ -202,7 +202,7 @@ def _certified(run: Run, choice: Choice, drawn: np.ndarray, found: Stability) ->
             "in halves": (told.held / told.n_subsets).tolist(),
             "verdict": [f"{_VERDICTS[verdict].sign} {verdict}".strip() for verdict in told.verdicts],
         },
-        f"without a sign: certified to be in the circuits of at least {share:.0%} of all halves of the prompts",
+        f"unmarked: certified to be in the circuits of at least {share:.0%} of all halves of the prompts",
         f"**{len(told.certified)} certified, {len(told.rejected)} rejected (×), "
         f"{counted(len(told.abstentions), 'abstention')} (?)**: certified edges are in the circuits of at least "
         f"{share:.0%} of all halves of these {pairs}, rejected ones of fewer, each at {_CONFIDENCE:.0%} confidence; of "
