@@ -112,8 +112,9 @@ def test_the_scores_page(themed: Page, app: str, run: Run, view: str) -> None:
 
 
 def test_the_circuit_page(themed: Page, app: str, run: Run) -> None:
-    open_at(themed, f"{app}/Circuit?run={run.id}&edges=15&look=node:A0.0&tour=6")
+    open_at(themed, f"{app}/Circuit?run={run.id}&edges=15&look=node:A0.0&tour=6&stable=Certified")
     expect(themed.get_by_test_id("stMetricValue").first).to_be_visible(timeout=READY)
+    expect(themed.get_by_text("Certified edge")).to_be_visible(timeout=READY)
     themed.get_by_role("button", name="Measure all sizes").click()
     expect(themed.get_by_text("CPR", exact=True)).to_be_visible(timeout=READY)
     settle(themed)
