@@ -31,7 +31,16 @@ from circuit.runs.config import RunConfig
 from circuit.runs.run import Run
 from circuit.ui.frame import click, explain, job_panel, keys, markdown, navigation, page, session, shared_settings
 from circuit.ui.frame.page import ALL_ZERO
-from circuit.ui.frame.shared_settings import DEVICES, HELD_OUT, LARGEST_BATCH, LARGEST_SEED, MOST_SAMPLES, STEPS
+from circuit.ui.frame.shared_settings import (
+    DEVICES,
+    ENOUGH_TO_HOLD_OUT,
+    HELD_OUT,
+    LARGEST_BATCH,
+    LARGEST_SEED,
+    MOST_SAMPLES,
+    STEPS,
+    held_out_by_default,
+)
 from circuit.ui.frame.widgets import kept
 from circuit.ui.prompts import tokens
 from circuit.ui.run import audition, estimate
@@ -192,11 +201,15 @@ def choose_ablation() -> dict[str, Any]:
 
 def choose_pairs() -> dict[str, Any]:
     """Which pairs are scored, and whether their positions are."""
+    if not st.session_state.get(keys.HELD_OUT_CHOSEN):
+        st.session_state[keys.HELD_OUT] = held_out_by_default(len(session.prompts()))
     held_out = st.select_slider(
         "Hold out",
         list(HELD_OUT),
         help="Pairs chosen at random that are not scored: circuits are then measured on pairs they were not made from. "
-        f"Do it before you believe a circuit, if there are a few dozen pairs. {explain.more('held-out')}",
+        f"Half of {ENOUGH_TO_HOLD_OUT} pairs or more, unless you choose otherwise. {explain.more('held-out')}",
+        on_change=st.session_state.update,
+        args=({keys.HELD_OUT_CHOSEN: True},),
         **kept(keys.HELD_OUT),
     )
     apart = st.toggle(

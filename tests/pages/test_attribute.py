@@ -254,12 +254,26 @@ def test_what_was_said_of_a_job_goes_when_the_settings_are_others(long_job: Visi
 
 def test_a_running_job_says_how_far_it_is_in_prompts_and_sample_points(long_job: Visitor) -> None:
     def said() -> str:
-        (progress,) = long_job.at.get("progress")
-        return seen(str(progress.proto.text))
+        return seen(" ".join(str(progress.proto.text) for progress in long_job.at.get("progress")))
 
-    long_job.wait(lambda: re.search(r"prompts to \d+ of 900, sample point \d+ of 30 · \d+% · \d+ s so far", said()))
+    long_job.wait(lambda: re.search(r"prompts to \d+ of 500, sample point \d+ of 30 · \d+% · \d+ s so far", said()))
     long_job.click("Cancel")
     long_job.wait(lambda: "The job was cancelled." in long_job.words())
+
+
+def test_half_of_ten_pairs_or_more_is_held_out_until_somebody_chooses(small: str) -> None:
+    pairs = [PromptPair(f"{i} 2 3 4", f"{i} 9 3 4", ("6", "45"), ("68",)) for i in range(1, 13)]
+    visitor = Visitor()
+    visitor.work_on(small, PromptSet("twelve", tuple(pairs)))
+    visitor.go(ATTRIBUTE)
+    assert visitor.at.session_state["held_out"] == "half"
+    visitor.work_on(small, PromptSet("nine", tuple(pairs[:9])))
+    visitor.run()
+    assert visitor.at.session_state["held_out"] == "none"
+    visitor.choose(held_out="a quarter")
+    visitor.work_on(small, PromptSet("twelve", tuple(pairs)))
+    visitor.run()
+    assert visitor.at.session_state["held_out"] == "a quarter"
 
 
 def test_the_owners_limits_are_said_in_sentences(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ STEPS = (50, 100, 200, 300, 500, 1000, 2000)
 """Steps of learning that the form offers."""
 LARGEST_SEED = 10_000
 HELD_OUT = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
+ENOUGH_TO_HOLD_OUT = 10
+"""Prompt pairs of which half is held out where nobody has chosen: an interval needs five."""
 LARGEST_BATCH = 512
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _SECONDS = 10
@@ -144,6 +146,11 @@ def _use_method(method: Method, missing: list[str]) -> None:
     st.session_state.update(state)
 
 
+def held_out_by_default(n_pairs: int) -> str:
+    """Which share of so many pairs is held out, so that circuits are measured on prompts that they do not stem from."""
+    return "half" if n_pairs >= ENOUGH_TO_HOLD_OUT else "none"
+
+
 def _use_running(config: RunConfig, missing: list[str]) -> None:
     state: dict[str, Any] = {keys.PRECISION: config.dtype, keys.POSITIONS_APART: config.keep_positions}
     if config.device in DEVICES:
@@ -157,7 +164,7 @@ def _use_running(config: RunConfig, missing: list[str]) -> None:
     share = next((words for words, value in HELD_OUT.items() if value == config.held_out), None)
     if share is None:
         missing.append(f"holding out {config.held_out:.0%}, which the page does not offer")
-    state[keys.HELD_OUT] = share or "none"
+    state |= {keys.HELD_OUT: share or "none", keys.HELD_OUT_CHOSEN: True}
     if config.split_seed:
         missing.append(f"the seed {config.split_seed} of the split into scored and held-out pairs: the page uses 0")
     st.session_state.update(state)
