@@ -406,6 +406,7 @@ DEFAULT_METHOD = Method(mask_val=None, integrated_grad_samples=5, integration_ru
 """What the ready examples, the forms, the lessons and the README take. `Method()` is plain edge attribution patching,
 as AutoCircuit's functions are."""
 WHY_DEFAULT = (
-    "The default, by measurement: with SmolLM2 on indirect objects, 43 connected edges by its scores keep 90 % of the "
-    "behaviour on 32 held-out pairs; by those of plain edge attribution patching it takes 70,328."
+    "The default, by measurement: with SmolLM2, connected edges by its scores keep 90 % of the behaviour on held-out "
+    "pairs from 43 edges on for indirect objects, 19 for gendered pronouns, and 208 for subject-verb agreement; by "
+    "those of plain edge attribution patching, none of the three takes fewer than 16,896."
 )
