@@ -54,3 +54,5 @@ from .runs.faithfulness import Measured as Measured
 from .runs.faithfulness import curve_sizes as curve_sizes
 from .runs.library import RunLibrary as RunLibrary
 from .runs.run import Run as Run
+
+__version__: str

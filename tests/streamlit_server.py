@@ -68,18 +68,19 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, **variables: str) -> Iterator[Serving]:
-    """`streamlit run app.py` with more options and environment variables; ended at the end."""
+def serving(folder: Path, *options: str, app: Path = ROOT / "app.py", **variables: str) -> Iterator[Serving]:
+    """`streamlit run app.py` with more options and environment variables, in the app's folder; ended at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (folder / "watch").mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(_WATCH)
     log, diary = folder / "log", folder / "outside"
-    env = {**os.environ, "PYTHONPATH": str(folder / "watch"), "OUTSIDE_DIARY": str(diary), **variables}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]
+    path = [str(folder / "watch"), *variables.pop("PYTHONPATH", "").split(os.pathsep)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OUTSIDE_DIARY": str(diary), **variables}
+    command = [sys.executable, "-m", "streamlit", "run", app.name, "--server.port", str(port), *options]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=app.parent, env=env, stdout=output, stderr=subprocess.STDOUT)
     server = Serving(port, process, log, diary)
     try:
         _wait(server)

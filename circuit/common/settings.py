@@ -8,7 +8,8 @@
     settings().allow_hub
     python -m circuit.common.settings           # print the settings, or say what is wrong with them
 
-The file is `edgescope.toml` in the project's folder, or the one that EDGESCOPE_SETTINGS names; `edgescope.example.toml`
+The file is the one that EDGESCOPE_SETTINGS names, or else `edgescope.toml`: in a clone's folder, or where Edgescope was
+installed as a package, in the user's folder of settings (on Linux `~/.config/edgescope`). `edgescope.example.toml`
 explains every key. The variable of a key is EDGESCOPE_ and the key in capitals; where it is set and not empty, it goes
 before the file. Lists in variables are separated by commas. Paths in the file are relative to the file.
 """
@@ -34,6 +35,11 @@ import platformdirs
 from circuit.common.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[2]
+_PACKED = Path(__file__).resolve().parents[1] / "_app"
+APP = _PACKED if _PACKED.is_dir() else PROJECT
+"""Where `app.py`, `pages/` and `.streamlit/` lie: in a clone at its top, in an installed package in a folder of it."""
+SETTINGS_FILE = (PROJECT if APP == PROJECT else platformdirs.user_config_path("edgescope")) / "edgescope.toml"
+"""The file of settings, unless a variable names another."""
 PREFIX = "EDGESCOPE_"
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
 
@@ -139,7 +145,7 @@ _VARIABLES = {FILE_VARIABLE, *(PREFIX + key.upper() for key in _FIELDS)}
 @cache
 def _read_once(variables: tuple[tuple[str, str], ...]) -> Settings:
     named = dict(variables).get(FILE_VARIABLE)
-    file = Path(named) if named else PROJECT / "edgescope.toml"
+    file = Path(named) if named else SETTINGS_FILE
     return read_settings(dict(variables), file if named or file.exists() else None)
 
 
