@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parent.parent
+STREAMLIT = (sys.executable, "-m", "streamlit", "run", "app.py")
 
 _WATCH = '''
 """Writes down every name that is looked up and every address that is connected to outside this machine."""
@@ -68,8 +69,11 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, app: Path = ROOT / "app.py", **variables: str) -> Iterator[Serving]:
-    """`streamlit run app.py` with more options and environment variables, in the app's folder; ended at the end."""
+def serving(
+    folder: Path, *options: str, start: Sequence[str] = STREAMLIT, where: Path = ROOT, **variables: str
+) -> Iterator[Serving]:
+    """`streamlit run app.py`, or what else starts the app, with more options and environment variables; ended at the
+    end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,9 +82,9 @@ def serving(folder: Path, *options: str, app: Path = ROOT / "app.py", **variable
     log, diary = folder / "log", folder / "outside"
     path = [str(folder / "watch"), *variables.pop("PYTHONPATH", "").split(os.pathsep)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OUTSIDE_DIARY": str(diary), **variables}
-    command = [sys.executable, "-m", "streamlit", "run", app.name, "--server.port", str(port), *options]
+    env["STREAMLIT_SERVER_PORT"] = str(port)
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=app.parent, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*start, *options], cwd=where, env=env, stdout=output, stderr=subprocess.STDOUT)
     server = Serving(port, process, log, diary)
     try:
         _wait(server)

@@ -103,9 +103,12 @@ def test_an_installed_package_finds_its_app_and_a_clone_its_own(installed: Path,
 
 
 @pytest.mark.parametrize("name", ["", "Attribute"], ids=["start", "attribute"])
-def test_an_installed_wheel_serves_its_pages(installed: Path, tmp_path: Path, name: str) -> None:
-    app = installed / "circuit" / "_app" / "app.py"
-    with serving(tmp_path, app=app, PYTHONPATH=str(installed)) as server, session(server) as opened:
+def test_the_command_of_an_installed_wheel_serves_its_pages(installed: Path, tmp_path: Path, name: str) -> None:
+    start = (sys.executable, str(installed / "bin" / "edgescope"), "--no-browser")
+    with (
+        serving(tmp_path, start=start, where=tmp_path, PYTHONPATH=str(installed)) as server,
+        session(server) as opened,
+    ):
         said = page(opened, f"{server.address}/{name}", name=name)
     assert {"": b"Pick an example", "Attribute": b"2 \xc2\xb7 Attribute"}[name] in said.raw
     assert b"Traceback" not in said.raw

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from circuit.common.errors import OptionError
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
 from circuit.edges.choose import Ranked, SelectionRule, rank_edges
 from circuit.edges.method import AblationType, PatchType
@@ -85,7 +86,16 @@ class MeasureRequest:
     rule: SelectionRule = "top"
 
     def ranked(self, graph: EdgeGraph) -> Ranked:
-        """The edges in the order in which circuits take them, and the sizes that these have."""
+        """The edges in the order in which circuits take them, and the sizes that these have.
+
+        Raises:
+            OptionError: When the scores are those of a model of another shape.
+        """
+        if len(self.scores) != graph.n_edges:
+            raise OptionError(
+                f"The model {self.config.model!r} has {graph.n_edges:,} edges, and the scores are of "
+                f"{len(self.scores):,}: they are those of another model, or of one that has changed since."
+            )
         if self.shuffled is not None:
             order = np.random.default_rng(self.shuffled).permutation(graph.n_edges)
             return Ranked(order, np.arange(len(order) + 1))
