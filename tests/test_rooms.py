@@ -55,7 +55,9 @@ def test_the_package_has_few_rooms_and_each_is_in_the_order() -> None:
     assert len([path for path in PACKAGE.iterdir() if path.stem not in ("__init__", "__pycache__")]) <= 12
 
 
-@pytest.mark.parametrize("room", [*sorted(ROOMS), "ui/frame", "ui/prompts", "ui/run", "ui/lessons", "models/teaching"])
+@pytest.mark.parametrize(
+    "room", [*sorted(ROOMS), "ui/frame", "ui/prompts", "ui/run", "ui/lessons", "models/teaching", "models/known"]
+)
 def test_a_room_says_what_lives_there(room: str) -> None:
     assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8")))
 

