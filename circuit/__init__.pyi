@@ -54,5 +54,8 @@ from .runs.faithfulness import Measured as Measured
 from .runs.faithfulness import curve_sizes as curve_sizes
 from .runs.library import RunLibrary as RunLibrary
 from .runs.run import Run as Run
+from .runs.truth import Truth as Truth
+from .runs.truth import auroc as auroc
+from .runs.truth import truth_of as truth_of
 
 __version__: str

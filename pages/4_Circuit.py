@@ -18,7 +18,7 @@ from circuit.runs import export
 from circuit.runs.run import Run
 from circuit.ui.frame import address, click, explain, markdown, navigation, page, session, share
 from circuit.ui.frame.page import ALL_ZERO
-from circuit.ui.run import advice, checks, faithfulness, graph_view, stability
+from circuit.ui.run import advice, checks, faithfulness, graph_view, stability, truth
 from circuit.ui.run.choice import Choice, choose, reference
 from circuit.ui.run.details import edge_details, follow_effects, node_details
 
@@ -235,6 +235,7 @@ with beside:
 if drawn is not None:
     with checked_at:
         checks.panel(run, drawn, wait=faithfulness.measuring(run, setting))
+truth.panel(run, choice)
 faithfulness.curve(run, choice, setting)
 with share_at:
     share.share(run)

@@ -1,13 +1,13 @@
-"""Five lessons on circuit discovery, live on the teaching model."""
+"""Six lessons on circuit discovery, live on the models that ship with the app."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from circuit.ui.frame import address, keys, page
-from circuit.ui.lessons import by_hand, game, go_wrong, mask_slider, residual
+from circuit.ui.lessons import by_hand, game, go_wrong, known_truth, mask_slider, residual
 
-LESSONS = (residual, by_hand, mask_slider, game, go_wrong)
+LESSONS = (residual, by_hand, mask_slider, game, go_wrong, known_truth)
 
 
 def open_lesson(number: int | None) -> None:
@@ -46,7 +46,7 @@ def neighbours(number: int) -> None:
 
 # --- the page ------------------------------------------------------------------------------------------------------
 
-page.begin("Learn", "Five short lessons on the model that ships with the app. All numbers are computed as you look.")
+page.begin("Learn", "Six short lessons on the models that ship with the app. All numbers are computed as you look.")
 number = address.numbered("lesson", 1, len(LESSONS), of="this page") or 1
 choose_lesson(number)
 LESSONS[number - 1].draw()

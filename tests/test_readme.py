@@ -14,11 +14,14 @@ PRINTS = (
     "{0: torch.Size([24, 49152]), 100: torch.Size([24, 49152]), 1000: torch.Size([24, 49152])}",
     "262: 1.0}",
     " signs hold",
+    "9 0.83 0.6666666666666666",
 )
 
 
 @pytest.mark.parametrize(
-    ("example", "prints"), zip(EXAMPLES, PRINTS, strict=True), ids=["scores", "faithfulness", "certificates"]
+    ("example", "prints"),
+    zip(EXAMPLES, PRINTS, strict=True),
+    ids=["scores", "faithfulness", "certificates", "known"],
 )
 def test_the_python_examples_run(example: str, prints: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "README.md", "exec"), {})

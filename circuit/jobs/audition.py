@@ -32,6 +32,7 @@ from circuit.runs.comparison import spearman
 from circuit.runs.config import RunConfig
 from circuit.runs.faithfulness import CURVE_SHARES, Curve, cpr, curve_sizes
 from circuit.runs.run import Run
+from circuit.runs.truth import truth_of
 
 _INPUTS = Method(mask_val=None, integrated_grad_samples=5, path="inputs")
 _ENDS = Method(mask_val=None, path="ends")
@@ -96,6 +97,8 @@ class Tried:
         curve: Circuits by absolute score, at the benchmark's sizes.
         smallest: The fewest edges that keep `TARGET` of the behaviour, chosen by signed score so that they hang
             together; None where no number of them does.
+        auroc: How well absolute scores tell the edges of the model's known circuit from all others (1 is best, 0.5 is
+            chance); None where no circuit is known.
     """
 
     run: Run
@@ -103,6 +106,7 @@ class Tried:
     same_sign: float
     curve: Curve
     smallest: int | None
+    auroc: float | None = None
 
     @property
     def cmd(self) -> float:
@@ -199,7 +203,9 @@ def _tried(run: Run, effects: dict[int, float], rows: tuple[int, ...], stages: _
     if not curve.too_close:
         found = find_smallest(by_sign, TARGET, progress=searching, cancelled=cancelled)
         smallest = found.smallest(TARGET, by_sign.most(run.graph))
-    return Tried(run, spearman(scores, measured), float(np.mean(signs)) if signs else np.nan, curve, smallest)
+    truth = truth_of(run)
+    auroc = None if truth is None else truth.auroc(run.scores)
+    return Tried(run, spearman(scores, measured), float(np.mean(signs)) if signs else np.nan, curve, smallest, auroc)
 
 
 def spread(scores: Sequence[Float32[np.ndarray, " n_edges"]], n: int) -> tuple[int, ...]:

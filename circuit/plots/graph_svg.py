@@ -38,6 +38,8 @@ _CHARACTER = 6.2
 _LINE = 15
 _DASHES = {"Q": (7, 3, 1.5, 3), "K": (5, 3.5), "V": (1.2, 3.2)}
 _PORTS = {"Q": -0.28, "K": 0.0, "V": 0.28}
+_SIGNS = {"Q": 0.3, "K": 0.5, "V": 0.7}
+"""Where along a line its sign stands: lines from one node to the three inputs of another lie side by side."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Line:
     color: str
     width: float
     opacity: float = 1.0
+    sign: str = ""
+    """A character in a disc on the edge, so that its meaning does not hang on colour; none where it is empty."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def circuit_marks(
         ordered.sort(key=lambda edge: lines[edge[2]].width if edge[2] in lines else -1.0)
     marks, effects = marks or {}, effects or {}
     edges = [_edge(drawn, edge, layout, strongest, palette, marks, lines, effects, noise) for edge in ordered]
-    signs = "".join(_signs(drawn, edge, layout, palette, marks, effects, noise) for edge in ordered)
+    signs = "".join(_signs(drawn, edge, layout, palette, marks, effects, noise, lines or {}) for edge in ordered)
     nodes = [_node(drawn, name, layout, palette, tokens, node_hint) for name in drawn]
     above = f'<g class="signs" pointer-events="none">{signs}</g>' if signs else ""  # neither faded nor covered
     return f'<g class="edges">{"".join(edges)}</g>{above}<g class="nodes">{"".join(nodes)}</g>'
@@ -276,6 +280,7 @@ def _signs(
     marks: Mapping[int, Mark],
     effects: Mapping[int, float],
     noise: float,
+    lines: Mapping[int, Line],
 ) -> str:
     """The signs on an edge, each at its own place, and none at the ends, where edges meet."""
     data = drawn.edges[edge]
@@ -286,6 +291,8 @@ def _signs(
         found = _opposite_mark(*_along(points, 0.5), palette)
     if (told := marks.get(data["edge"])) is not None and told.sign:
         found += _small_mark(*_along(points, 0.3), told.sign, palette)
+    if (line := lines.get(data["edge"])) is not None and line.sign:
+        found += _small_mark(*_along(points, _SIGNS.get(data["input"], 0.5)), line.sign, palette)
     return f'<g data-of="edge:{data["edge"]}">{found}</g>' if found else ""
 
 
@@ -401,7 +408,8 @@ def _key(
     if lines is not None:
         meanings = {each.words: each for each in (lines[data["edge"]] for data in scored)}
         for each in sorted(meanings.values(), key=lambda each: -each.width):
-            samples.append((line.format(each.color, each.width, f' opacity="{each.opacity}"'), each.words))
+            sample = line.format(each.color, each.width, f' opacity="{each.opacity}"')
+            samples.append((sample + (_small_mark(0, 0, each.sign, palette) if each.sign else ""), each.words))
     if lines is None and any(data["score"] > 0 for data in scored):
         samples.append((line.format(palette.helps, 4, ""), "score > 0: estimated that ablating it hurts"))
     if lines is None and any(data["score"] < 0 for data in scored):

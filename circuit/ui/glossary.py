@@ -467,6 +467,24 @@ _TERMS = (
         also=("faithfulness", "stability"),
     ),
     Term(
+        "known-circuit",
+        "Known circuit",
+        "circuits",
+        "A model whose weights were compiled from a program has a circuit that is known: ablating all other edges "
+        "leaves its output as it is, and each edge inside matters. There a method can be checked, by precision, recall "
+        "and AUROC, rather than believed.",
+        also=("auroc", "believe", "circuit"),
+    ),
+    Term(
+        "auroc",
+        "AUROC, precision, recall",
+        "circuits",
+        "Against a known circuit. Precision: which share of the edges found belong to it. Recall: which share of it "
+        "was found. AUROC: how often an edge of it has a larger absolute score than one outside, pairs of equals "
+        "counting half; 1 is best, 0.5 is chance.",
+        also=("known-circuit", "score"),
+    ),
+    Term(
         "random-circuit",
         "Random circuit",
         "circuits",

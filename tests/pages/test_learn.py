@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from circuit.edges.ranking import top_edges
 from circuit.jobs.careless import BROKEN
+from circuit.jobs.known import Judged, JudgeRequest, judge, known_run, known_truth
 from circuit.jobs.lessons import (
     LESSON,
     AblateRequest,
@@ -16,7 +18,9 @@ from circuit.jobs.lessons import (
     lesson_graph,
     survey,
 )
+from circuit.plots.truth import FALSE_ALARM, HIT, MISS
 from circuit.prompts.checks import KINDS
+from circuit.runs.truth import n_above_rounding
 from tests.visitor import Visitor
 
 LEARN = "pages/8_Learn.py"
@@ -129,6 +133,48 @@ def test_lesson_5_says_what_is_wrong_and_what_it_would_do(key: str) -> None:
     assert student.at.session_state["model"] == broken.model
 
 
+def judged(key: str) -> dict[str, Judged]:
+    return {each.method.title: each for each in judge(JudgeRequest(known_run(key)))}
+
+
+def test_lesson_6_takes_a_bet_before_it_shows_which_method_finds_the_circuit() -> None:
+    student = Student(6)
+    assert "Bet first" in student.words()
+    assert not student.at.get("plotly_chart")
+    student.choose(lesson6_bet="Edge attribution patching")
+    student.press("lesson6_see")
+    student.wait(lambda: student.at.get("plotly_chart"))
+    found = judged("known-induction")
+    table = student.at.dataframe[0].value.set_index("Method")
+    assert list(table.index) == list(found)
+    for title, each in found.items():
+        assert table["AUROC"][title] == pytest.approx(each.auroc, abs=1e-6)
+        assert table["Found"][title] == f"{each.hits} of 5"
+    assert table["Bets"]["Edge attribution patching"] >= 1
+    assert "Your bet is not among them" in student.words()  # saturated attention: one gradient sees no queries or keys
+    assert "★ Edge attribution patching" in student.figure()["data"][0]["y"]
+
+
+def test_lesson_6_tells_hits_misses_and_false_alarms_apart_by_signs() -> None:
+    student = Student(6)
+    student.choose(lesson6_model="known-selection")
+    student.press("lesson6_look")
+    student.wait(lambda: student.at.get("plotly_chart"))
+    student.choose(lesson6_method="Edge attribution patching")
+    truth = known_truth("known-selection")
+    scores = judged("known-selection")["Edge attribution patching"].scores
+    edges = top_edges(scores, min(9, n_above_rounding(scores)))
+    hits, misses, false = len(truth.hits(edges)), len(truth.misses(edges)), len(truth.false_alarms(edges))
+    assert min(hits, misses, false) > 0
+    in_picture = student.shown().split('class="world"')[1]
+    assert [in_picture.count(f">{sign}</text>") for sign in (HIT, MISS, FALSE_ALARM)] == [hits, misses, false]
+    assert f"finds {hits} of 9 edges" in student.words()
+    assert "a decoy: the name that came twice" in student.words()
+    assert "its score is rounding" in student.words()
+    student.press("lesson6_again")
+    assert "Bet first" in student.words()
+
+
 def test_lessons_stand_in_the_address_and_lead_to_each_other() -> None:
     student = Student(1)
     student.press("lesson_arrow_forward")
@@ -136,5 +182,5 @@ def test_lessons_stand_in_the_address_and_lead_to_each_other() -> None:
     student.press("lesson_arrow_back")
     assert student.query()["lesson"] == "1"
     wrong = Student(9)
-    assert "this page has 1 to 5" in wrong.words()
+    assert "this page has 1 to 6" in wrong.words()
     assert wrong.at.header[0].value == "Learn"

@@ -165,7 +165,7 @@ def _brackets() -> Assembly:
     decoy.key(model.position, np.eye(D_HEAD)[0] * model.at([1]))
     decoy.value(opens, _one())
     decoy.output(first, _one())
-    model.neurons(2, first, _one() * STEP, -STEP, no, -_one() / STEP)
+    model.neurons(2, first, _one() * STEP, -STEP, no, -2 * _one())
     return model
 
 

@@ -97,13 +97,19 @@ def _show(found: Audition) -> None:
                 format="%d",
                 help=f"The fewest edges, by signed score and connected, that keep {TARGET:.0%} on the {pairs}.",
             ),
+            "AUROC": st.column_config.NumberColumn(
+                format="%.3f",
+                help="The circuit of this model is known: how often an edge of it has a larger |score| than one "
+                "outside. 1 finds the circuit, 0.5 is chance.",
+            ),
             "Seconds": st.column_config.NumberColumn(format="%.1f", help="Of scoring."),
         },
     )
 
 
 def _table(found: Audition) -> pd.DataFrame:
-    return pd.DataFrame(
+    """A row for each method; AUROC where the model's circuit is known."""
+    table = pd.DataFrame(
         [
             {
                 "Method": each.run.config.method.title,
@@ -112,11 +118,13 @@ def _table(found: Audition) -> pd.DataFrame:
                 "CMD": each.cmd,
                 "Accuracy, area": each.accuracy_area,
                 f"Edges for {TARGET:.0%}": each.smallest,
+                "AUROC": each.auroc,
                 "Seconds": each.run.provenance.get("seconds", np.nan),
             }
             for each in found.tried
         ]
     )
+    return table if any(each.auroc is not None for each in found.tried) else table.drop(columns="AUROC")
 
 
 def _adopt(tried: Tried) -> None:
