@@ -129,7 +129,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         ),
         CatalogueEntry(
             "known-selection", "Known circuit: selection of a name", _compiled("known-selection"), "MIT", 1, 3, 6, 0,
-            "Compiled from a program, so its circuit is known: finds who was named once, by four heads.",
+            "Compiled from a program, so its circuit is known: finds who was named once, by three heads.",
         ),
         CatalogueEntry(
             "known-brackets", "Known circuit: balanced brackets", _compiled("known-brackets"), "MIT", 1, 3, 4, 0,

@@ -5,9 +5,10 @@
     Truth         which edges belong to the circuit, and how a run's scores and circuits stand to that
     auroc         how well scores tell edges inside from edges outside
 
+    run = attribute(RunConfig("known-induction", PRESETS["known-induction"].prompts))
     truth = truth_of(run)
-    truth.auroc(run.scores)                          # 1: every edge of the circuit scores above all others
-    truth.hits(edges), truth.misses(edges)           # of a circuit that was found
+    truth.auroc(run.scores)                          # 0.7; 1 if every edge of the circuit scored above all others
+    truth.hits(run.order[:5])                        # of the five strongest, those that belong to the circuit
 
 Precision is the share of the edges found that belong to the circuit, recall the share of the circuit that was found.
 """

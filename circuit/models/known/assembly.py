@@ -3,11 +3,12 @@
     Assembly     the weights, all zero at first; `space` names parts of the stream, `head` and `neurons` fill in
     Head         one attention head, given by what it reads and writes
 
-    model = Assembly(vocabulary, n_layers=2, n_heads=6, seed=0)
-    word, previous = model.space(16), model.space(16)
-    head = model.head(0, 0)
-    head.query(model.position, shifted)                        # parts of the stream -> the head's own dimensions
-    model.save(folder)
+    made = Assembly(("a", "b"), n_layers=2, n_heads=6)
+    word, previous = made.space(2), made.space(2)              # parts of the stream
+    before = made.head(0, 1)
+    before.query(made.position, np.eye(N_CONTEXT))             # from a part to the head's own dimensions
+    before.key(made.position, np.eye(N_CONTEXT, k=1))          # position j is what position j + 1 looks for
+    made.save(folder)
 
 Two things of GPT-2 would get in the way of exact programs, and both are made harmless:
 
