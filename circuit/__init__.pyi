@@ -52,6 +52,8 @@ from .runs.config import RunConfig as RunConfig
 from .runs.faithfulness import Curve as Curve
 from .runs.faithfulness import Measured as Measured
 from .runs.faithfulness import curve_sizes as curve_sizes
+from .runs.importances import importances_json as importances_json
+from .runs.importances import read_importances as read_importances
 from .runs.library import RunLibrary as RunLibrary
 from .runs.run import Run as Run
 from .runs.truth import Truth as Truth
