@@ -14,7 +14,7 @@ from circuit.edges.ranking import edge_table, readable
 from circuit.edges.subgraph import circuit_graph, live_edges
 from circuit.plots.graph_svg import graph_svg
 from circuit.plots.layout import circuit_layout
-from circuit.runs import export
+from circuit.runs import export, importances
 from circuit.runs.run import Run
 from circuit.ui.frame import address, click, explain, markdown, navigation, page, session, share
 from circuit.ui.frame.page import ALL_ZERO
@@ -168,6 +168,14 @@ def exports(run: Run, choice: Choice, drawn: nx.MultiDiGraph, svg: str, caption:
             "A script with these prompts and options, for a notebook.",
         ),
     }
+    if (width := importances.width_of(run)) is not None:
+        files["All scores, benchmark's JSON"] = (
+            lambda: importances.importances_json(run.graph, run.scores, width),
+            f"{run.id[:8]}-importances.json",
+            "application/json",
+            "Importance scores for the Mechanistic Interpretability Benchmark and EAP-IG. Scores of shared keys and "
+            "values are shared out equally among their heads.",
+        )
     words = "The circuit or all scores as a file."
     with st.popover("Export", key="open-export", icon=":material/download:", help=words):
         for label, (data, file, mime, about) in files.items():

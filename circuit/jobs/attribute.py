@@ -83,6 +83,7 @@ def attribute_part(request: RunPart, *, progress: Report = silent, cancelled: Ca
             "model": card.title,
             "weights": model_identity(config.model),
             "parameters": card.parameters,
+            "d_model": model.d_model,
             "dtype": card.dtype,
             "device": card.device,
             "device_name": _device_name(card.device),

@@ -1,6 +1,7 @@
 """Scores of every edge in the JSON of the Mechanistic Interpretability Benchmark, which is EAP-IG's: in and out.
 
     importances_json    scores of a model's edges -> a file that the benchmark reads
+    width_of            the width of a run's model, which the file has to name
     read_importances    such a file -> Importances
     Importances         its scores, and those of the edges that a model has here
 
@@ -37,10 +38,12 @@ from circuit.common.errors import OptionError, RunFileError
 from circuit.common.files import parse_json
 from circuit.common.words import MB
 from circuit.edges.graph import EdgeGraph, Node
+from circuit.runs.run import Run
 
 MOST_BYTES = 400 * MB
 """Of a file: about four million edges, more than any model has that is scored here."""
 _SHAPE = ("n_layers", "n_heads", "d_model")
+_LARGEST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,13 @@ def importances_json(
     return json.dumps({"cfg": cfg, "nodes": nodes, "edges": edges}).encode()
 
 
+def width_of(run: Run) -> int | None:
+    """The width of the stream of a run's model; None where the run does not say (older ones), or keeps positions apart,
+    so that there is no file of it."""
+    width = run.provenance.get("d_model")
+    return width if type(width) is int and 0 < width <= _LARGEST and run.graph.seq_len is None else None
+
+
 def read_importances(content: bytes) -> Importances:
     """The scores in a file of the benchmark. It is read as data, and every edge of its model must be in it.
 
@@ -141,7 +151,7 @@ def _read(values: dict[str, Any]) -> Importances:
         raise ValueError("cfg, nodes and edges must be objects")
     sizes = [cfg[name] for name in _SHAPE]
     # An edge takes more than ten bytes, so sizes that go with the number of edges cannot be large.
-    if not all(type(size) is int and 0 < size <= 1_000_000 for size in sizes) or sizes[0] * sizes[1] > len(edges):
+    if not all(type(size) is int and 0 < size <= _LARGEST for size in sizes) or sizes[0] * sizes[1] > len(edges):
         raise ValueError(f"a model cannot have {sizes[0]!r} layers, {sizes[1]!r} heads and width {sizes[2]!r}"[:120])
     parallel = cfg.get("parallel_attn_mlp", False)
     if type(parallel) is not bool:

@@ -87,8 +87,8 @@ class Run:
     used_rows: list[int]
     """Rows of the prompt set that were scored, counted from 0; the others had problems, or were held out."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Model title, revision or hash of its weights, parameters, device, precision, versions, seconds, date; with
-    positions apart the first prompt's tokens; notes on what was done differently from
+    """Model title, revision or hash of its weights, parameters, width of its stream (`d_model`), device, precision,
+    versions, seconds, date; with positions apart the first prompt's tokens; notes on what was done differently from
     what was asked; into how many parts the run was cut. Seeds and prompts stand in `config`."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     held_out_rows: list[int] = field(default_factory=list)

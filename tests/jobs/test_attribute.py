@@ -99,6 +99,7 @@ def test_a_run_says_where_it_comes_from(small: str, small_model: PatchableModel)
     provenance = attribute(RunConfig(small, PROMPTS, device="cpu")).provenance
     assert provenance["model"] == "small"
     assert provenance["parameters"] == sum(p.numel() for p in random_hf_model("llama").parameters())
+    assert provenance["d_model"] == 32
     assert provenance["device"] == "cpu"
     versions = provenance["versions"]
     assert versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]  # without the kind of build

@@ -394,7 +394,7 @@ def test_a_node_shows_its_strongest_edges_and_a_head_its_attention(stored: Run) 
 def test_every_export_is_offered(stored: Run) -> None:
     visitor = Visitor(CIRCUIT, run=stored.id)
     labels = " ".join(button.proto.label for button in visitor.at.get("download_button"))
-    for kind in ("SVG", "GraphML", "node-link JSON", "DOT", "safetensors", "CSV", "Python"):
+    for kind in ("SVG", "GraphML", "node-link JSON", "DOT", "safetensors", "CSV", "benchmark's JSON", "Python"):
         assert kind in labels
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 
 from circuit.common.errors import OptionError, RunFileError
 from circuit.edges.graph import EdgeGraph
-from circuit.runs.importances import importances_json, read_importances
+from circuit.prompts.pairs import PromptPair, PromptSet
+from circuit.runs.config import RunConfig
+from circuit.runs.importances import importances_json, read_importances, width_of
+from circuit.runs.run import Baseline, Run
 
 PLAIN = EdgeGraph(2, 3, 3)
 GROUPED = EdgeGraph(3, 6, 2)
@@ -96,6 +100,20 @@ def test_another_model_is_told_by_its_shape() -> None:
         importances_json(PLAIN, np.zeros(3), 32)
     with pytest.raises(OptionError, match="finite"):
         importances_json(PLAIN, np.full(PLAIN.n_edges, np.nan), 32)
+
+
+def test_a_run_has_a_file_where_it_says_how_wide_its_model_is() -> None:
+    config = RunConfig("teaching", PromptSet("one", (PromptPair("a", "b", ("c",)),)))
+    run = Run(config, PLAIN, scores_of(PLAIN), Baseline(1, 0, 1), [0], {"d_model": 32})
+    assert width_of(run) == 32
+    apart = replace(PLAIN, seq_len=2)
+    for without in (
+        replace(run, provenance={}),
+        replace(run, provenance={"d_model": "32"}),
+        replace(run, provenance={"d_model": -1}),
+        replace(run, graph=apart, scores=scores_of(apart)),
+    ):
+        assert width_of(without) is None
 
 
 def broken(**changes: Any) -> bytes:
