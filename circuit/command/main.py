@@ -1,11 +1,11 @@
 """`edgescope`: what it is asked for, and how it ends.
 
-    main([])                                                    # starts the app, and opens a browser
     main(["check", "teaching-ioi", "--model", "teaching"])      # prints the report, and returns 0
 
-It returns 0 where all went well, `FOUND_WANTING` where what was looked at falls short, `UNUSABLE` where the input
-cannot be used, and `INTERRUPTED`. What it prints for people goes to the standard output; progress, notes and errors go
-to the standard error. With `--json`, all of it is JSON lines on the standard output.
+Without a command it starts the app, and stays until that is stopped. It returns 0 where all went well, `FOUND_WANTING`
+where what was looked at falls short, `UNUSABLE` where the input cannot be used, and `INTERRUPTED`. What it prints for
+people goes to the standard output; progress, notes and errors go to the standard error. With `--json`, all of it is
+JSON lines on the standard output.
 """
 
 from __future__ import annotations
