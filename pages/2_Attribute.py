@@ -361,6 +361,12 @@ def warnings(run: Run) -> None:
             "On average the model does no better on clean than on corrupt prompts: these scores mean little. "
             f"{explain.more('prompt-check')}"
         )
+    elif run.config.method.is_flat_at(run.baseline.clean):
+        st.warning(
+            f"After the clean prompts the model is all but certain ({run.baseline.clean:.3f} of at most 1): its "
+            "probabilities hardly move there, so gradients, and with them the scores, are close to zero. Take logit as "
+            f"grad function, or integrated gradients. {explain.more('grad-function')}"
+        )
     elif run.baseline.accuracy < 0.5:
         st.warning(
             "The model gets fewer than half of the clean prompts right: read these scores with care. "
@@ -396,7 +402,15 @@ busy = job_panel.running("attribute") is not None
 with st.container():  # one place, whatever there is to say
     if not prompts.pairs:
         st.warning(f"There are no prompts yet: enter some on the page 1 · Prompts. {explain.more('clean-prompt')}")
-    tokens.say_what_is_used(apart=bool(st.session_state[keys.POSITIONS_APART]))
+    if config is not None and config.method.replaces_nothing:
+        st.warning(
+            "Resample ablation from the clean prompts replaces every activation by itself, so every score will be "
+            f"zero: let activations come from the corrupt prompts. {explain.more('ablation')}"
+        )
+    tokens.say_what_is_used(
+        apart=bool(st.session_state[keys.POSITIONS_APART]),
+        compares=st.session_state[keys.ANSWER_FUNCTION] == "avg_diff",
+    )
     if config is not None and ready and not busy:
         estimate.show(config)
 with beside:

@@ -353,6 +353,19 @@ class Method:
         """Whether this is EAP: logits, and the plain gradient at the untouched model."""
         return self.kind is EAP and self.grad_function == "logit" and self.backward == "gradient"
 
+    @property
+    def replaces_nothing(self) -> bool:
+        """Whether what is patched in is what was there: the clean prompts' activations into the clean prompts."""
+        return self.ablation_type is AblationType.RESAMPLE and self.clean_corrupt == "clean"
+
+    def is_flat_at(self, clean: float) -> bool:
+        """Whether scores are close to zero because the softmax is saturated: probabilities, differentiated at the
+        untouched model alone, where it gives `clean` (the answer function's mean over clean prompts).
+
+        The slope of a probability p by its logit is p (1 - p); above 0.99 it is below 0.01.
+        """
+        return self.kind is EAP and self.grad_function == "prob" and clean > 0.99
+
     def describe(self) -> str:
         """One line for captions: what the scores of this method are scores of."""
         kind = self.kind

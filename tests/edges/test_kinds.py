@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -134,3 +135,17 @@ def test_what_a_form_takes_from_a_kind_makes_a_method_of_it(kind) -> None:  # ty
 def test_pages_ask_the_method_and_not_its_mask_value(path: Path) -> None:
     compared = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Compare)]
     assert not [node for node in compared if "mask_val" in ast.unparse(node.left)]
+
+
+def test_probabilities_are_flat_only_for_a_gradient_at_a_model_that_is_certain() -> None:
+    probability = Method(grad_function="prob")
+    assert probability.is_flat_at(0.999)
+    assert not probability.is_flat_at(0.9)
+    assert not Method().is_flat_at(0.999)
+    assert not replace(probability, mask_val=None, integrated_grad_samples=5).is_flat_at(0.999)
+
+
+def test_only_resampling_from_the_clean_prompts_replaces_nothing() -> None:
+    assert Method(clean_corrupt="clean").replaces_nothing
+    assert not Method().replaces_nothing
+    assert not Method(ablation_type=AblationType.BATCH_ALL_TOK_MEAN, clean_corrupt="clean").replaces_nothing

@@ -123,7 +123,9 @@ def test_the_side_is_asked_only_where_it_matters(visitor: Visitor) -> None:
 
 
 def test_scores_that_are_all_zero_are_called_so(visitor: Visitor) -> None:
+    assert "every score will be zero" not in visitor.words()
     visitor.choose(side="clean")
+    assert "every score will be zero" in visitor.words()
     assert not np.any(visitor.finish().scores)
     assert "Every score is zero" in visitor.errors()
 
@@ -155,6 +157,25 @@ def test_what_cannot_be_scored_is_said_on_the_page(
     visitor.choose(**chosen)
     assert words in visitor.fail()
     visitor.wait(lambda: not visitor.button("Run attribution").disabled)  # to try again, once the page knows it is over
+
+
+def test_rows_without_wrong_answers_are_named_before_the_run_where_they_are_needed(
+    visitor: Visitor, small: str
+) -> None:
+    said = "Row 4 has no wrong answer, and avg_diff compares right with wrong ones"
+    visitor.work_on(small, UNANSWERED)
+    visitor.wait(lambda: said in visitor.words())
+    visitor.choose(answer="avg_val")
+    assert said not in visitor.words()
+
+
+def test_scores_of_saturated_probabilities_are_warned_of(visitor: Visitor, small: str) -> None:
+    said = "the model is all but certain"
+    run = attribute(RunConfig(small, NUMBERS, Method(grad_function="prob", answer_function="avg_val")))
+    for clean, flat in ((0.9, False), (0.9991, True)):
+        one = replace(run, baseline=replace(run.baseline, clean=clean, corrupt=0.1), id=uuid.uuid4().hex)
+        one.save(Path(os.environ["EDGESCOPE_RUNS"]) / f"{one.id}.safetensors")
+        assert (said in Visitor(ATTRIBUTE, run=one.id).words()) is flat
 
 
 def test_choices_survive_a_page_switch(visitor: Visitor) -> None:

@@ -108,8 +108,9 @@ def say_what_each_uses(models: Sequence[str], prompt_sets: Sequence[PromptSet]) 
         st.caption("  \n".join(whole))
 
 
-def say_what_is_used(*, apart: bool) -> None:
-    """Say before a run which rows will be left out of it, and whether positions can be kept apart."""
+def say_what_is_used(*, apart: bool, compares: bool) -> None:
+    """Say before a run which rows will be left out of it, whether positions can be kept apart, and, where the answer
+    function `compares` right with wrong answers, which rows have no wrong one."""
     words = tokenizer()
     if words is None or not len(session.prompts()):
         return
@@ -119,6 +120,14 @@ def say_what_is_used(*, apart: bool) -> None:
         st.warning(
             f"{n - len(broken)} of {n} pairs will be used: {listed(broken)} {'has' if len(broken) == 1 else 'have'} "
             f"problems. See 1 · Prompts. {explain.more('prompt-check')}"
+        )
+    pairs = session.prompts().pairs
+    if compares and (alone := [row for row in checked.usable if not pairs[row].wrong_answers]):
+        rows = listed(alone)
+        st.warning(
+            f"{rows[0].upper()}{rows[1:]} {'has' if len(alone) == 1 else 'have'} no wrong answer, and avg_diff "
+            "compares right with wrong ones: choose avg_val, or enter wrong answers on 1 · Prompts. "
+            f"{explain.more('answer-function')}"
         )
     lengths = Counter(len(checked.clean[row]) for row in checked.usable)
     if apart and len(lengths) > 1:
