@@ -98,11 +98,13 @@ def landing() -> None:
         alt=DESCRIBED,
     )
 
+    progress_at = st.container()  # above the examples: below them, the way to cancel is off a laptop's screen
     if examples := [example for example in EXAMPLES.values() if example.config.model in offered()]:
         for column, example in zip(st.columns(len(examples), border=True), examples, strict=True):
             with column:
                 card(example)
-    run = job_panel.follow("example", in_address=True)
+    with progress_at:
+        run = job_panel.follow("example", in_address=True)
     if run is not None:
         session.show_run(run)
         show_circuit(run)

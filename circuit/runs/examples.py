@@ -55,7 +55,7 @@ EXAMPLES: dict[str, Example] = {
             "teaching-induction",
             "What came next last time?",
             "*woman school **ball** hat tree woman school* → **ball**. A list starts over, and the model knows what "
-            "came next the first time. Which parts look that up?",
+            "came next. Let *ball* and *hat* change places: which edges carry the word found there?",
             1,
             _config("teaching", "teaching-induction", 24),
             26,

@@ -133,8 +133,8 @@ def test_names_in_the_sidebar_are_no_markdown_and_one_pair_is_no_pairs() -> None
     visitor = Visitor()
     visitor.work_on("teaching", PromptSet("[*mine*](x)", NUMBERS.pairs[:1]))
     visitor.run()
-    (said,) = [caption.value for caption in visitor.at.caption if caption.value.startswith("**Prompts**")]
-    assert said == r"**Prompts**  " + "\n" + r"\[\*mine\*\]\(x\), 1 pair"
+    (said,) = [caption.value for caption in visitor.at.caption if caption.value.startswith("**For the next run**")]
+    assert said == r"**For the next run**  " + "\n" + r"\[\*mine\*\]\(x\), 1 pair, on Teaching model"
 
 
 def test_a_file_becomes_rows_with_its_labels() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from circuit.runs.examples import EXAMPLES
 from circuit.ui.frame.server import job_server
+from tests.job_functions import LONG, count
 from tests.visitor import ATTRIBUTE, NUMBERS, PAGES, PROMPTS, Visitor
 
 
@@ -67,6 +68,18 @@ def test_the_models_of_the_server_are_named_and_counted(
 def press(visitor: Visitor, key: str) -> None:
     visitor.at.button(key).click()
     visitor.run()
+
+
+def test_progress_and_cancel_stand_above_the_examples() -> None:
+    visitor = Visitor()
+    job = job_server().submit(count, LONG, note="example")
+    try:
+        visitor.at.session_state["job-example"] = job.id
+        visitor.run()
+        keys = [button.key for button in visitor.at.button]
+        assert keys.index("cancel-example") < keys.index("example-teaching-ioi")
+    finally:
+        job.cancel()
 
 
 def test_an_example_leaves_the_way_back_to_ones_own_prompts(small: str) -> None:

@@ -97,9 +97,11 @@ def _sidebar() -> None:
             st.page_link(target, label=label, icon=f":material/{icon}:", query_params=parameters(target))
         tour.button("sidebar")
         st.divider()
-        st.caption(f"**Model**  \n{plain(title_of(session.model_key()))}")
         prompts = session.prompts()
-        st.caption(f"**Prompts**  \n{plain(prompts.name)}, {counted(len(prompts), 'pair')}")
+        st.caption(
+            f"**For the next run**  \n{plain(prompts.name)}, {counted(len(prompts), 'pair')}, "
+            f"on {plain(title_of(session.model_key()))}"
+        )
         run = session.run_shown()
         if run is not None:
             st.caption(f"**Run shown**  \n{plain(run.caption)}")
