@@ -10,6 +10,7 @@ by a constant, an activation that multiplies by one, a softmax with a backward p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from tests.slow_model import Prompts, Scores, SlowModel, slow_loss
 
 ACTIVATIONS = ("act", "act_fn", "activation_fn")
 FACTORS = {"q_proj": 0.25, "k_proj": 0.25, "v_proj": 0.5}
+
+QUERY_KEY_NORM = re.compile(r"(q|k|query|key)_(layer)?norm")
 
 RULES: dict[str, tuple[str, ...]] = {
     "gradient": (),
@@ -53,9 +56,15 @@ def scaled(x: Tensor, factor: float) -> Tensor:
     return x * factor + (x * (1 - factor)).detach()
 
 
+def _is_norm(part: Any) -> bool:
+    return any(hasattr(part, name) for name in ("eps", "variance_epsilon"))
+
+
 def _frozen_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        if isinstance(norm, torch.nn.LayerNorm):
+        if type(norm).__name__.startswith("Cohere"):
+            x = x - x.mean(-1, keepdim=True)
+        elif isinstance(norm, torch.nn.LayerNorm):
             x = x - x.mean(-1, keepdim=True)
             scale = (x.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach()
             y = x / scale
@@ -88,7 +97,7 @@ def backward_rule(model: SlowModel, parts: Sequence[str]) -> Iterator[None]:
     norms = [model.final]
     for block in model.blocks:
         norms += [block.get_submodule(name) for name in (model.norm1, model.norm2) if name]
-        norms += [module for name, module in block.named_modules() if name.endswith(("q_norm", "k_norm"))]
+        norms += [part for name, part in block.named_modules() if QUERY_KEY_NORM.search(name) and _is_norm(part)]
     softmax = F.softmax
     try:
         if "norm" in parts:
@@ -99,7 +108,7 @@ def backward_rule(model: SlowModel, parts: Sequence[str]) -> Iterator[None]:
                 if isinstance(getattr(module, name, None), torch.nn.Module) and "activation" in parts:
                     activation = getattr(module, name)
                     replace(activation, "forward", _linear_activation(activation))
-            if "product" in parts and hasattr(module, "gate_proj"):
+            if "product" in parts and (hasattr(module, "gate_proj") or hasattr(module, "gate_up_proj")):
                 down, inner = module.down_proj, module.down_proj.forward
                 replace(down, "forward", lambda x, inner=inner: inner(scaled(x, 0.5)))
         if "pattern" in parts:

@@ -76,7 +76,15 @@ LAYOUTS: dict[str, tuple[str, str, str | None, tuple[str, ...], str, str, str]] 
         "model.final_layernorm",
     ),
 }
-LAYOUTS |= dict.fromkeys(("mistral", "qwen2", "qwen3"), LAYOUTS["llama"])
+LAYOUTS |= dict.fromkeys(
+    (
+        *("mistral", "qwen2", "qwen3", "stablelm", "starcoder2", "smollm3", "ernie4_5"),
+        *("seed_oss", "ministral3", "arcee", "hunyuan_v1_dense"),
+    ),
+    LAYOUTS["llama"],
+)
+LAYOUTS["apertus"] = ("model.layers", "attention_layernorm", "feedforward_layernorm", *LAYOUTS["llama"][3:])
+LAYOUTS |= dict.fromkeys(("cohere", "cohere2"), (*LAYOUTS["llama"][:2], None, *LAYOUTS["llama"][3:]))
 
 
 @dataclass
@@ -96,6 +104,8 @@ class SlowModel:
         config = hf_model.config
         self.kind: str = config.model_type
         blocks, self.norm1, self.norm2, self.qkv, self.out, self.mlp, final = LAYOUTS[self.kind]
+        if self.kind == "stablelm" and config.use_parallel_residual:
+            self.norm2 = None
         self.blocks: list[Any] = list(self.hf.get_submodule(blocks))
         self.final: Any = self.hf.get_submodule(final)
         self.parallel = self.norm2 is None or bool(getattr(config, "use_parallel_residual", False))

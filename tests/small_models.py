@@ -36,6 +36,7 @@ _UNGROUPED: dict[str, Any] = {
     "num_attention_heads": 4,
     "max_position_embeddings": 32,
 }
+_LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 32}),
     "gpt_neo": (
@@ -67,6 +68,17 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", _GROUPED),
     "qwen3": ("Qwen3Config", _GROUPED),
     "phi": ("PhiConfig", _UNGROUPED),
+    "stablelm": ("StableLmConfig", _GROUPED),
+    "starcoder2": ("Starcoder2Config", _GROUPED),
+    "smollm3": ("SmolLM3Config", _GROUPED | {"no_rope_layers": [1, 0, 1]}),
+    "ernie4_5": ("Ernie4_5Config", _GROUPED),
+    "seed_oss": ("SeedOssConfig", _GROUPED),
+    "ministral3": ("Ministral3Config", _GROUPED),
+    "arcee": ("ArceeConfig", _GROUPED),
+    "apertus": ("ApertusConfig", _GROUPED),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", _GROUPED),
+    "cohere": ("CohereConfig", _GROUPED),
+    "cohere2": ("Cohere2Config", _GROUPED | {"sliding_window": 4, "layer_types": _LOCAL_AND_GLOBAL}),
 }
 ARCHITECTURES = list(CONFIGS)
 
@@ -79,6 +91,28 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "phi_grouped": ("phi", {"num_key_value_heads": 2}),
     "opt_no_biases": ("opt", {"enable_bias": False}),
     "opt_norms_without_weight": ("opt", {"layer_norm_elementwise_affine": False}),
+    "stablelm_biases": ("stablelm", {"use_qkv_bias": True, "num_key_value_heads": 4}),
+    "stablelm_parallel": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "starcoder2_no_biases": ("starcoder2", {"use_bias": False}),
+    "starcoder2_sliding": ("starcoder2", {"sliding_window": 4}),
+    "smollm3_untied": ("smollm3", {"tie_word_embeddings": False, "attention_bias": True}),
+    "smollm3_ungrouped": ("smollm3", {"num_key_value_heads": 4}),
+    "ernie4_5_biases": ("ernie4_5", {"use_bias": True}),
+    "ernie4_5_ungrouped": ("ernie4_5", {"num_key_value_heads": 4}),
+    "seed_oss_biases": ("seed_oss", {"attention_bias": True, "attention_out_bias": True, "mlp_bias": True}),
+    "seed_oss_wide_heads": ("seed_oss", {"head_dim": 12}),
+    "cohere_normalised_queries": ("cohere", {"use_qk_norm": True}),
+    "cohere_biases": ("cohere", {"attention_bias": True, "num_key_value_heads": 4, "logit_scale": 0.5}),
+    "cohere2_biases": ("cohere2", {"attention_bias": True}),
+    "cohere2_wide_heads": ("cohere2", {"head_dim": 12}),
+    "ministral3_wide_heads": ("ministral3", {"head_dim": 12}),
+    "ministral3_ungrouped_sliding": ("ministral3", {"num_key_value_heads": 4, "sliding_window": 4}),
+    "arcee_biases": ("arcee", {"attention_bias": True, "mlp_bias": True}),
+    "arcee_ungrouped": ("arcee", {"num_key_value_heads": 4}),
+    "apertus_biases": ("apertus", {"attention_bias": True}),
+    "apertus_ungrouped": ("apertus", {"num_key_value_heads": 4}),
+    "hunyuan_biases": ("hunyuan_v1_dense", {"attention_bias": True}),
+    "hunyuan_ungrouped": ("hunyuan_v1_dense", {"num_key_value_heads": 4}),
     "gpt2_untied": ("gpt2", {"tie_word_embeddings": False}),
     "gpt2_scaled_by_layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2_one_layer": ("gpt2", {"n_layer": 1}),
@@ -106,6 +140,7 @@ def random_hf_model(name: str, **changes: Any) -> Any:
     options = {**options, "vocab_size": D_VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **changes}
     config = getattr(transformers, config_name)(**options)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model.config.architectures = [type(model).__name__]  # as in every config.json
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

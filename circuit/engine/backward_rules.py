@@ -37,6 +37,7 @@ from transformers.masking_utils import eager_mask
 
 from circuit.edges.method import Backward
 from circuit.engine.hooks import replaced_forwards
+from circuit.engine.norms import read_norm
 
 Part = Literal["norm", "activation", "product", "softmax", "pattern", "factors"]
 
@@ -88,7 +89,7 @@ def differentiated_by(model: Any, parts: Iterable[Part]) -> Iterator[None]:
 
 def is_norm(module: Any) -> bool:
     """Whether this is a layer norm or an RMS norm of a Hugging Face model."""
-    return isinstance(module, torch.nn.LayerNorm) or hasattr(module, "variance_epsilon")
+    return read_norm(module) is not None
 
 
 def _activations(modules: Iterable[Any]) -> Iterator[Any]:
@@ -110,13 +111,14 @@ class _ConstantScale(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Any, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.centers = isinstance(norm, torch.nn.LayerNorm)
-        epsilon = norm.eps if ctx.centers else norm.variance_epsilon
+        parts = read_norm(norm)
+        assert parts is not None
+        ctx.centers = parts.centers
         h = x.float()
         if ctx.centers:
             h = h - h.mean(-1, keepdim=True)
-        inverse_scale = torch.rsqrt(h.square().mean(-1, keepdim=True) + epsilon)
-        ctx.save_for_backward(inverse_scale, norm.weight)
+        inverse_scale = torch.rsqrt(h.square().mean(-1, keepdim=True) + parts.epsilon)
+        ctx.save_for_backward(inverse_scale, parts.weight)
         return forward(x)
 
     @staticmethod

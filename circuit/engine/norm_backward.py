@@ -25,6 +25,7 @@ from torch import Tensor
 
 from circuit.engine.matmul import batched
 from circuit.engine.model import PatchableModel
+from circuit.engine.norms import read_norm
 from circuit.engine.token_block import TokenBlock
 
 
@@ -51,15 +52,14 @@ class NormBackward:
         self._block = block
         self._constant_scale = constant_scale
         self._weights = model.weights(layer)
-        module = model.attention_norm(layer)
-        self._centers = isinstance(module, torch.nn.LayerNorm)
-        weight, bias = module.weight, getattr(module, "bias", None)
+        norm = read_norm(model.attention_norm(layer))
+        assert norm is not None  # or the model would have been refused
+        self._centers, weight, bias, epsilon = norm
         self._weight = None if weight is None else weight.detach().float()  # OPT may have none
         self._bias = None if bias is None else bias.detach().float()
         x = block.of(x).float()
         if self._centers:
             x = x - x.mean(-1, keepdim=True)
-        epsilon = module.eps if self._centers else module.variance_epsilon
         self._inverse_scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
         self._x_hat = (x * self._inverse_scale).flatten(0, 1)
 

@@ -21,6 +21,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformers.pytorch_utils import Conv1D
 
 from circuit.common.errors import ModelError
+from circuit.engine.norms import read_norm
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _INSIDE = "_original_component"
@@ -96,8 +97,7 @@ def check_readable(name: str, part: Any, kind: str) -> None:
     if kind == "projection":
         known = forward in (torch.nn.Linear.forward, Conv1D.forward) and part.weight.is_floating_point()
     else:
-        from_hugging_face = type(part).__module__.startswith("transformers.models.")
-        known = forward is torch.nn.LayerNorm.forward or (from_hugging_face and hasattr(part, "variance_epsilon"))
+        known = read_norm(part) is not None
     if not known:
         raise ModelError(
             f"{name} is a {type(part).__name__}, not a plain {kind}, and edge scores would read it wrongly. Merge "

@@ -23,6 +23,17 @@ SUPPORTED = {
     "mistral": "Mistral",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "stablelm": "StableLM",
+    "starcoder2": "Starcoder 2",
+    "smollm3": "SmolLM 3",
+    "ernie4_5": "ERNIE 4.5",
+    "seed_oss": "Seed-OSS",
+    "ministral3": "Ministral 3",
+    "arcee": "Arcee",
+    "apertus": "Apertus",
+    "hunyuan_v1_dense": "HunYuan",
+    "cohere": "Cohere Command R",
+    "cohere2": "Cohere Command R7B",
     "phi": "Phi",
 }
 """Hugging Face model types whose edges can be scored, and their names."""

@@ -64,7 +64,7 @@ def test_the_model_that_is_scored_is_the_model_that_was_given(variant: str) -> N
         plain = random_hf_model(name, **changes)(pairs.clean).logits[:, -1]
         bridge = shared_model(variant).logits(pairs.clean, pairs.last)
         slow = slow_model(variant).run(pairs.clean, pairs.last).logits
-    assert plain.std() > 0.1
+    assert plain.std() > 0.05  # Cohere scales its logits down
     torch.testing.assert_close(bridge, plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(slow.float(), plain, rtol=1e-4, atol=1e-4)
 

@@ -31,9 +31,9 @@ def same(x: torch.Tensor, y: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_shape(name: str) -> None:
     model = shared_model(name)
-    grouped = name in ("llama", "mistral", "qwen2", "qwen3")
+    grouped = name not in ("gpt2", "gpt_neo", "gpt_neox", "gpt_neox_sequential", "opt", "phi")
     assert (model.n_heads, model.n_kv_heads, model.d_head) == (4, 2 if grouped else 4, 8)
-    assert model.parallel == (name in ("gpt_neox", "phi"))
+    assert model.parallel == (name in ("gpt_neox", "phi", "cohere", "cohere2"))
     assert model.n_ctx == 32  # also where attention sees only a window
     assert model.d_vocab == D_VOCAB
     assert not model.bridge.training

@@ -19,7 +19,9 @@ def test_models_that_normalise_a_blocks_output_are_refused(config: str) -> None:
         check_supported(getattr(transformers, config)())
 
 
-@pytest.mark.parametrize("config", ["BloomConfig", "MambaConfig", "T5Config", "GemmaConfig", "MixtralConfig"])
+@pytest.mark.parametrize(
+    "config", ["BloomConfig", "MambaConfig", "T5Config", "GemmaConfig", "OlmoConfig", "MixtralConfig"]
+)
 def test_other_models_are_refused_with_the_names_of_those_that_are_not(config: str) -> None:
     made = getattr(transformers, config)()
     with pytest.raises(ModelError, match=f"type '{made.model_type}' are not supported. Supported are GPT-2, .*Phi"):
