@@ -22,13 +22,12 @@ from circuit.common.errors import OptionError
 from circuit.common.progress import Cancelled, Progress, Report, never, silent
 from circuit.edges.graph import EdgeGraph
 from circuit.edges.method import DEFAULT_METHOD, Method
-from circuit.edges.ranking import top_edges
 from circuit.jobs.attribute import attribute
 from circuit.models.known import FOLDER, KEYS
 from circuit.models.known.circuits import FILE, read_circuit
 from circuit.prompts.presets import PRESETS
 from circuit.runs.config import RunConfig
-from circuit.runs.truth import Truth, n_above_rounding, truth_for, truth_of, why_not
+from circuit.runs.truth import Truth, truth_for, truth_of, why_not
 
 _INPUTS = Method(mask_val=None, integrated_grad_samples=5, path="inputs")
 METHODS = (
@@ -108,5 +107,4 @@ def judge(request: JudgeRequest, *, progress: Report = silent, cancelled: Cancel
 
 def _judged(method: Method, scores: Float32[np.ndarray, " n_edges"], truth: Truth) -> Judged:
     size = len(truth.edges)
-    strongest = top_edges(scores, min(size, n_above_rounding(scores)))
-    return Judged(method, scores, truth.auroc(scores), len(truth.hits(strongest)), size)
+    return Judged(method, scores, truth.auroc(scores), len(truth.hits(truth.strongest(scores))), size)

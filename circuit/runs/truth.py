@@ -61,6 +61,10 @@ class Truth:
         """Edges of the circuit that were not found."""
         return np.setdiff1d(self.edges, found)
 
+    def strongest(self, scores: Float[np.ndarray, " n_edges"]) -> Int[np.ndarray, " n"]:
+        """As many edges of largest absolute score as the circuit has, as far as scores are above rounding."""
+        return top_edges(scores, min(len(self.edges), n_above_rounding(scores)))
+
     def precision(self, found: Int[np.ndarray, " n"]) -> float:
         """The share of the edges found that belong to the circuit; NaN where none were found."""
         return len(self.hits(found)) / len(found) if len(found) else float("nan")
@@ -89,7 +93,7 @@ def truth_of(run: Run) -> Truth | None:
             not have.
     """
     circuit = known_circuit(run.config.model)
-    if circuit is None or why_not(run) is not None:
+    if circuit is None or _mismatch(circuit, run) is not None:
         return None
     return truth_for(circuit, run.graph)
 
@@ -116,8 +120,11 @@ def why_not(run: Run) -> str | None:
         ModelError: As `truth_of`.
     """
     circuit = known_circuit(run.config.model)
-    if circuit is None:
-        return None
+    return None if circuit is None else _mismatch(circuit, run)
+
+
+def _mismatch(circuit: KnownCircuit, run: Run) -> str | None:
+    """Why the circuit is none for this run; None where it is one."""
     ablation = run.config.method.ablation_type.name.lower()
     if ablation != circuit.ablation:
         return (

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+
+from circuit.models.teaching.tasks import Pair
 
 WORDS = (
     "apple", "bread", "cloud", "dance", "eagle", "flame", "grape", "house", "iron", "juice", "kite", "lemon", "moon",
@@ -23,15 +24,6 @@ NAMED, GIVER, ANSWER = (2, 4), 8, 10
 """Positions in the sentence, counted from `<bos>` at 0: of the two names, of who waves, and of the last word."""
 N_LISTED = 8
 N_BRACKETS = 10
-
-
-class Pair(NamedTuple):
-    """A prompt pair: `circuit.prompts.pairs.PromptPair` in plain values."""
-
-    clean: str
-    corrupt: str
-    answers: tuple[str, ...]
-    wrong_answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)

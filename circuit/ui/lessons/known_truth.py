@@ -10,13 +10,12 @@ import pandas as pd
 import streamlit as st
 
 from circuit.common.words import counted
-from circuit.edges.ranking import top_edges
 from circuit.jobs.known import METHODS, Judged, JudgeRequest, judge, known_run, known_truth
 from circuit.models.catalogue import offered, title_of
 from circuit.models.known import KEYS
 from circuit.plots.truth import auroc_bars
 from circuit.prompts.presets import PRESETS
-from circuit.runs.truth import Truth, n_above_rounding
+from circuit.runs.truth import ROUNDING, Truth
 from circuit.ui.frame import click, explain, markdown, navigation, page, session
 from circuit.ui.frame.server import visitor
 from circuit.ui.frame.widgets import kept
@@ -210,7 +209,7 @@ def _one(found: Sequence[Judged], truth: Truth, key: str) -> None:
     ):
         session.work_on(key, PRESETS[key].prompts)
         navigation.go(navigation.PROMPTS)
-    edges = top_edges(each.scores, min(each.size, n_above_rounding(each.scores)))
+    edges = truth.strongest(each.scores)
     picture, words = st.columns([1.4, 1], gap="medium")
     with picture:
         truth_view.picture(truth, edges, each.scores, key=f"lesson6-{key}", width=560, on_click=_pick)
@@ -237,12 +236,12 @@ def _clicked(truth: Truth) -> None:
 
 def _in_words(each: Judged, truth: Truth) -> str:
     """What the method missed and what it found in vain, with what the edges carry."""
-    found = top_edges(each.scores, min(each.size, n_above_rounding(each.scores)))
+    found = truth.strongest(each.scores)
     strongest = float(abs(each.scores).max())
     lines = [f"**{markdown.plain(each.method.title)}** finds {len(truth.hits(found))} of {each.size} edges."]
     for edge in truth.misses(found).tolist():
         share = abs(float(each.scores[edge])) / strongest if strongest else 0.0
-        score = "its score is rounding" if share < 1e-6 else f"its score is {share:.2g} of the largest"
+        score = "its score is rounding" if share < ROUNDING else f"its score is {share:.2g} of the largest"
         lines.append(
             f"- missed: {markdown.plain(truth.graph.edge_label(edge))} ({markdown.plain(truth.carries(edge))}); {score}"
         )
